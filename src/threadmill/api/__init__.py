@@ -1,0 +1,1 @@
+"""HTTP: one router per resource. Nothing here knows SQL or the model endpoint."""

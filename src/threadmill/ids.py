@@ -1,0 +1,66 @@
+"""Object ids: a prefix that names the kind, then random letters and digits, as OpenAI made them."""
+
+import os
+import re
+
+from threadmill.errors import InvalidRequest, NotFound, not_found
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_WELL_FORMED = re.compile(r"[A-Za-z]+[_-][A-Za-z0-9_-]{1,80}")
+
+# How OpenAI's error texts name the things that ids stand for.
+NOUNS = {
+    "asst": "assistant",
+    "thread": "thread",
+    "msg": "message",
+    "run": "run",
+    "step": "run step",
+    "vs": "vector store",
+}
+
+
+def new(prefix: str, length: int = 24) -> str:
+    """`prefix` followed by `length` random letters and digits: 24 make 142 bits.
+
+    Files are "file-" with a hyphen; all others carry an underscore.
+    """
+    # 62 does not divide 256: bytes of 248 and above are thrown away, or some letters come oftener.
+    letters: list[str] = []
+    while len(letters) < length:
+        letters += [_ALPHABET[byte % 62] for byte in os.urandom(length + 8) if byte < 248]
+    separator = "-" if prefix == "file" else "_"
+    return prefix + separator + "".join(letters[:length])
+
+
+def new_request_id() -> str:
+    return "req_" + os.urandom(16).hex()
+
+
+def check(param: str, value: str, prefix: str) -> str:
+    """Return `value` if it can be an id of that kind.
+
+    Raises InvalidRequest for another prefix, NotFound for one that could never have been given out
+    (so that no odd character reaches the database).
+    """
+    separator = "-" if prefix == "file" else "_"
+    if not value.startswith(prefix + separator):
+        raise InvalidRequest(
+            f"Invalid '{param}': '{_shown(value)}'. Expected an ID that begins with '{prefix}'.",
+            param=param,
+            code="invalid_value",
+        )
+    if not _WELL_FORMED.fullmatch(value):
+        raise _missing(prefix, _shown(value))
+    return value
+
+
+def _missing(prefix: str, value: str) -> NotFound:
+    if prefix == "file":
+        return NotFound(f"No such File object: {value}", param="id")
+    return not_found(NOUNS[prefix], value)
+
+
+def _shown(value: str) -> str:
+    """The value as an error message may repeat it: printable and short."""
+    printable = "".join(char if char.isprintable() else "\ufffd" for char in value)
+    return printable if len(printable) <= 64 else printable[:64] + "..."

@@ -1,0 +1,127 @@
+"""Every setting, read once. Environment variables begin with THREADMILL_; a TOML file is optional."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class ModelRoute(BaseModel):
+    """One entry of the `[models]` table: where requests for a model name (or pattern) go."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str | None = None  # the default endpoint's when left out
+    api_key: SecretStr | None = None
+    upstream_name: str | None = None  # what the endpoint calls the model; default: the same name
+    context_window_tokens: int | None = Field(default=None, ge=1)
+    fallbacks: list[str] = []  # model names that are tried in turn when this one cannot answer
+    # "max_tokens" is what most servers know; OpenAI's newer models want "max_completion_tokens".
+    max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="THREADMILL_", extra="ignore", env_ignore_empty=True, validate_default=False
+    )
+
+    # --- where things are ---
+    database_url: str | None = None  # external Postgres with pgvector; else the embedded one
+    data_dir: Path = Path(platformdirs.user_data_dir("threadmill", appauthor=False))
+    blob_url: str | None = None  # file:///..., s3://bucket/prefix, gs://, az://; else in data_dir
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    # Further names by which clients reach a server that is bound to loopback (behind a proxy, say).
+    allowed_hosts: Annotated[list[str], NoDecode] = []
+
+    # --- the model endpoint ---
+    model_base_url: str | None = None  # falls back to OPENAI_BASE_URL
+    model_api_key: SecretStr | None = None  # falls back to OPENAI_API_KEY
+    models: dict[str, ModelRoute] = {}  # by name or pattern ("gpt-*"); the TOML file's [models]
+    embedding_base_url: str | None = None  # falls back to the model endpoint
+    embedding_api_key: SecretStr | None = None
+    embedding_model: str | None = None  # unset: file search works by text alone
+    embedding_dimensions: int | None = Field(default=None, ge=1)
+    model_connect_timeout_s: float = Field(default=10, gt=0)
+    model_idle_timeout_s: float = Field(default=120, gt=0)  # silence of a stream before it is cut
+    model_max_attempts: int = Field(default=4, ge=1)  # tries per model before its fallbacks
+    model_max_retry_wait_s: float = Field(default=20, gt=0)  # the longest wait between two tries
+    context_window_tokens: int = Field(default=128_000, ge=1)  # of models not named in [models]
+    tokenizer_download_timeout_s: float = Field(default=10, gt=0)
+
+    # --- who may use it ---
+    api_keys: Annotated[list[SecretStr], NoDecode] = []  # static keys of the project "default"
+    require_beta_header: bool = False  # refuse requests without OpenAI-Beta: assistants=v2
+    # The original refused to hand out files of the purposes assistants and user_data.
+    allow_assistants_file_download: bool = False
+
+    # --- runs ---
+    run_expires_after_s: int = Field(default=600, ge=1)
+    run_lease_s: float = Field(default=10, gt=0)  # how long a dead process keeps its runs
+    run_max_attempts: int = Field(default=3, ge=1)  # executions without progress, then `failed`
+    run_max_turns: int = Field(default=100, ge=1)  # model turns of one run: stops endless loops
+    max_concurrent_runs: int = Field(default=1000, ge=1)  # in one process; more wait `queued`
+    drain_timeout_s: float = Field(default=20, ge=0)  # at shutdown, before runs are handed back
+    keep_requests: bool = True  # keep the exact request of every model turn with its step
+    draft_interval_s: float = Field(default=2, gt=0)  # how often half-written messages are saved
+    stream_keep_alive_s: float = Field(default=15, gt=0)
+    stream_backlog_max_bytes: int = Field(default=16 * 1024**2, ge=1024)  # unread by a slow client
+
+    # --- limits ---
+    request_body_max_bytes: int = Field(default=32 * 1024**2, ge=1024)
+    file_max_bytes: int = Field(default=512 * 1024**2, ge=1)
+    database_pool_max_connections: int = Field(default=20, ge=2)
+
+    # --- the sandbox ---
+    docker_hosts: Annotated[list[str], NoDecode] = []  # falls back to DOCKER_HOST, local socket
+    sandbox_image: str = "threadmill-sandbox:latest"
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @field_validator("api_keys", "allowed_hosts", "docker_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Take a comma-separated string, as environment variables hold one, or a list."""
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @property
+    def endpoint_base_url(self) -> str | None:
+        return self.model_base_url or os.environ.get("OPENAI_BASE_URL") or None
+
+    @property
+    def endpoint_api_key(self) -> str | None:
+        if self.model_api_key:
+            return self.model_api_key.get_secret_value()
+        return os.environ.get("OPENAI_API_KEY") or None
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in LOOPBACK_HOSTS
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is passed in wins over the environment, and that over the file named by
+        THREADMILL_CONFIG (default: threadmill.toml in the working folder, if there is one)."""
+        toml = Path(os.environ.get("THREADMILL_CONFIG", "threadmill.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml)

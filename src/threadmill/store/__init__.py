@@ -1,0 +1,1 @@
+"""Every SQL statement. Plain functions over a connection, one module per noun."""
