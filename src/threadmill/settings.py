@@ -1,4 +1,4 @@
-"""Every setting, read once. Environment variables begin with THREADMILL_; a TOML file is optional."""
+"""Every setting, read once: environment variables THREADMILL_..., a TOML file where one is."""
 
 import os
 from pathlib import Path
@@ -80,6 +80,7 @@ class Settings(BaseSettings):
 
     # --- limits ---
     request_body_max_bytes: int = Field(default=32 * 1024**2, ge=1024)
+    image_max_bytes: int = Field(default=20 * 1024**2, ge=1)  # of an image given to a model
     file_max_bytes: int = Field(default=512 * 1024**2, ge=1)
     database_pool_max_connections: int = Field(default=20, ge=2)
 

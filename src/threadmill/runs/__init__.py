@@ -1,1 +1,1 @@
-"""What happens to a run: how it starts, who executes it, what it says while it lives, how it ends."""
+"""What happens to a run: how it starts, who executes it, what it says, how it ends."""

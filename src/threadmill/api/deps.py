@@ -1,0 +1,193 @@
+"""What endpoints are handed: who asks, what was sent, and the process's own things."""
+
+import hashlib
+import hmac
+import time
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from fastapi import Depends, Request, Response
+
+from threadmill.errors import InvalidRequest, TooLarge, Unauthorized, WrongHost
+from threadmill.runs.events import Events
+from threadmill.runs.executor import Executor
+from threadmill.runtime import Runtime
+from threadmill.schemas.parse import Shape, parse
+from threadmill.settings import LOOPBACK_HOSTS, Settings
+from threadmill.store import projects
+from threadmill.store.database import Database
+
+S = TypeVar("S", bound=Shape)
+
+_KEY_KNOWN_FOR_S = 5.0  # so soon a revoked key is refused by every process
+_KEYS_KNOWN_MAX = 10_000
+
+
+class Json(Response):
+    """An answer encoded by msgspec, without FastAPI's own way round through pydantic."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+# --- the process's own things ---
+
+
+async def _runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+async def _executor(request: Request) -> Executor:
+    executor: Executor = request.app.state.worker.executor
+    return executor
+
+
+async def _events(request: Request) -> Events:
+    events: Events = request.app.state.worker.events
+    return events
+
+
+# --- who asks ---
+
+
+class Keys:
+    """Which project a key belongs to. What the database said is believed for a few seconds."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._static = [
+            hashlib.sha256(key.get_secret_value().encode()).digest() for key in settings.api_keys
+        ]
+        self._known: dict[bytes, tuple[float, str | None]] = {}
+        self._demanded: tuple[float, bool] = (0.0, True)
+
+    async def project_of(self, key: str) -> str | None:
+        """None for a key that is not valid."""
+        hashed = projects.key_hash(key)
+        if any([hmac.compare_digest(hashed, static) for static in self._static]):
+            return projects.DEFAULT_PROJECT_ID
+        known_until, project_id = self._known.get(hashed, (0.0, None))
+        if known_until < time.monotonic():
+            async with self._database.connection() as connection:
+                row = await projects.find_key(connection, key)
+            project_id = row.project_id if row else None
+            if len(self._known) >= _KEYS_KNOWN_MAX:
+                self._known.clear()
+            self._known[hashed] = (time.monotonic() + _KEY_KNOWN_FOR_S, project_id)
+        if project_id is None and not await self.are_demanded():
+            return projects.DEFAULT_PROJECT_ID
+        return project_id
+
+    async def are_demanded(self) -> bool:
+        """Whether a key must be a known one: not on loopback where no key was ever made."""
+        if self._static or not self._settings.is_loopback:
+            return True
+        until, demanded = self._demanded
+        if until < time.monotonic():
+            demanded = await self.any_exists()
+            self._demanded = (time.monotonic() + _KEY_KNOWN_FOR_S, demanded)
+        return demanded
+
+    async def any_exists(self) -> bool:
+        if self._static:
+            return True
+        async with self._database.connection() as connection:
+            return await projects.any_key(connection)
+
+
+async def _project(request: Request) -> str:
+    """The id of the caller's project."""
+    keys: Keys = request.app.state.keys
+    key = _sent_key(request)
+    if not key:
+        raise Unauthorized(
+            "You didn't provide an API key. You need to provide your API key in an Authorization"
+            " header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an api-key"
+            " header."
+        )
+    if not await keys.are_demanded():
+        _check_host(request)
+    project_id = await keys.project_of(key)
+    if project_id is None:
+        raise Unauthorized(
+            f"Incorrect API key provided: {_masked(key)}. You can find the keys of this server by"
+            " typing: threadmill keys list",
+            code="invalid_api_key",
+        )
+    _check_beta_header(request)
+    return project_id
+
+
+def _sent_key(request: Request) -> str | None:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return request.headers.get("api-key")  # as Azure's clients send it
+
+
+def _masked(key: str) -> str:
+    shown = "".join(char if char.isascii() and char.isprintable() else "*" for char in key)
+    return f"{shown[:5]}***{shown[-2:]}" if len(shown) > 12 else "***"
+
+
+def _check_host(request: Request) -> None:
+    """Without keys any web page could drive the server through a host name that it points at
+    this machine (DNS rebinding), were it not for its Host header."""
+    settings: Settings = request.app.state.runtime.settings
+    host = request.headers.get("host", "")
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    if name.strip("[]").lower() not in LOOPBACK_HOSTS | set(settings.allowed_hosts):
+        raise WrongHost(
+            f"This server does not answer to the host name '{name[:64]}'. Use 127.0.0.1 or"
+            " localhost, or name the host in THREADMILL_ALLOWED_HOSTS."
+        )
+
+
+def _check_beta_header(request: Request) -> None:
+    path = request.url.path
+    if not path.startswith(("/v1/assistants", "/v1/threads")):
+        return
+    asked = [part.strip() for part in request.headers.get("openai-beta", "").split(",")]
+    settings: Settings = request.app.state.runtime.settings
+    is_missing = settings.require_beta_header and "assistants=v2" not in asked
+    if is_missing or ("assistants=v1" in asked and "assistants=v2" not in asked):
+        raise InvalidRequest(
+            "You must provide the 'OpenAI-Beta' header to access the Assistants API. Please try"
+            " again by setting the header 'OpenAI-Beta: assistants=v2'.",
+            code="invalid_beta",
+        )
+
+
+# --- what was sent ---
+
+
+def body(shape: type[S]) -> Any:
+    """The request's body as `shape`; an empty one counts as {}. The content type is not looked at:
+    clients send all kinds of it."""
+
+    async def read(request: Request) -> S:
+        settings: Settings = request.app.state.runtime.settings
+        return parse(shape, await _read(request, settings.request_body_max_bytes))
+
+    return Depends(read)
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > max_bytes:
+            raise TooLarge(f"The request body is larger than {max_bytes} bytes.")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+RuntimeDep = Annotated[Runtime, Depends(_runtime)]
+ExecutorDep = Annotated[Executor, Depends(_executor)]
+EventsDep = Annotated[Events, Depends(_events)]
+ProjectId = Annotated[str, Depends(_project)]

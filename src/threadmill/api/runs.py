@@ -1,0 +1,231 @@
+"""/threads/runs and /threads/{thread_id}/runs"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+
+from threadmill import ids
+from threadmill.api.deps import (
+    EventsDep,
+    ExecutorDep,
+    Json,
+    ProjectId,
+    RuntimeDep,
+    body,
+)
+from threadmill.api.sse import EventStream
+from threadmill.api.threads import make_thread, new_messages
+from threadmill.lifecycle import RunStatus
+from threadmill.runs import start
+from threadmill.runs.events import Events, Voice
+from threadmill.runs.executor import Executor
+from threadmill.runs.outputs import accept
+from threadmill.schemas import objects
+from threadmill.schemas.queries import Page, include
+from threadmill.schemas.requests import (
+    CreateRun,
+    CreateThread,
+    CreateThreadAndRun,
+    ModifyRun,
+    SubmitToolOutputs,
+)
+from threadmill.search import resources
+from threadmill.settings import Settings
+from threadmill.store import assistants, runs, threads
+from threadmill.store.rows import Run, Step, Thread
+
+router = APIRouter()
+
+# The SDKs' polling helpers wait so long between two looks; else 1 s (Python) or 5 s (Node).
+_POLL_AFTER = {"openai-poll-after-ms": "50"}
+
+
+@router.post("/threads/{thread_id}/runs")
+async def create_run(
+    project_id: ProjectId,
+    runtime: RuntimeDep,
+    executor: ExecutorDep,
+    events: EventsDep,
+    thread_id: str,
+    wanted: Annotated[CreateRun, body(CreateRun)],
+    request: Request,
+) -> Response:
+    ids.check("thread_id", thread_id, "thread")
+    ids.check("assistant_id", wanted.assistant_id, "asst")
+    include(request.query_params.multi_items())
+    async with runtime.database.connection() as connection:
+        ground = await runs.ground(connection, project_id, thread_id, wanted.assistant_id)
+        additional = await new_messages(
+            connection, project_id, wanted.additional_messages or [], "additional_messages"
+        )
+        run = start.effective_run(
+            wanted,
+            ground.assistant,
+            thread_id=thread_id,
+            tool_resources={},
+            expires_after_s=runtime.settings.run_expires_after_s,
+        )
+        start.check(run, ground, additional, runtime.models)
+        attachments = [one for message in additional for one in message.attachments]
+        changed = resources.with_attachments(ground.tool_resources, attachments)
+        start.claim(executor, run, streams=bool(wanted.stream))
+        is_changed = changed is not ground.tool_resources
+        await runs.create(connection, run, additional, changed if is_changed else None)
+    return await _begin(run, None, bool(wanted.stream), executor, events, runtime.settings)
+
+
+@router.post("/threads/runs")
+async def create_thread_and_run(
+    project_id: ProjectId,
+    runtime: RuntimeDep,
+    executor: ExecutorDep,
+    events: EventsDep,
+    wanted: Annotated[CreateThreadAndRun, body(CreateThreadAndRun)],
+) -> Response:
+    ids.check("assistant_id", wanted.assistant_id, "asst")
+    async with runtime.database.transaction() as connection:
+        assistant = await assistants.get(connection, project_id, wanted.assistant_id)
+        given = wanted.normal_tool_resources()
+        await resources.check(connection, project_id, given, wanted.tool_resources)
+        new_thread = wanted.thread or CreateThread()
+        thread = await make_thread(connection, project_id, new_thread)
+        run = start.effective_run(
+            wanted,
+            assistant,
+            thread_id=thread.id,
+            tool_resources=given,
+            expires_after_s=runtime.settings.run_expires_after_s,
+        )
+        ground = runs.Ground(assistant, thread.tool_resources, None, bool(new_thread.messages))
+        start.check(run, ground, [], runtime.models)
+        start.claim(executor, run, streams=bool(wanted.stream))
+        await runs.create(connection, run, [], None)
+    return await _begin(run, thread, bool(wanted.stream), executor, events, runtime.settings)
+
+
+async def _begin(
+    run: Run,
+    thread: Thread | None,
+    streams: bool,
+    executor: Executor,
+    events: Events,
+    settings: Settings,
+) -> Response:
+    """The run is in the database: execute it, here or wherever there is room."""
+    queued = objects.shape(start.as_queued(run), objects.Run)
+    if not streams:
+        await _hand_over(run, executor)
+        return Json(queued, headers=_POLL_AFTER)
+    listener = events.listen(run.id)
+    voice = Voice(events, run.id)
+    if thread is not None:
+        voice.say("thread.created", objects.shape(thread, objects.Thread))
+    voice.say("thread.run.created", queued)
+    voice.say("thread.run.queued", queued)
+    voice.send()
+    executor.execute(run)
+    return EventStream(events, run.id, listener, settings.stream_keep_alive_s)
+
+
+async def _hand_over(run: Run, executor: Executor) -> None:
+    if run.worker is not None:
+        executor.execute(run)
+    else:
+        await executor.announce_work()
+
+
+@router.get("/threads/{thread_id}/runs")
+async def list_runs(
+    project_id: ProjectId, runtime: RuntimeDep, thread_id: str, request: Request
+) -> Json:
+    ids.check("thread_id", thread_id, "thread")
+    cursor = Page.parse(request.query_params, "run")
+    async with runtime.database.connection() as connection:
+        rows, has_more = await runs.list_page(connection, project_id, thread_id, cursor)
+        if not rows:
+            await threads.get(connection, project_id, thread_id)
+    return Json(objects.page(rows, objects.Run, has_more))
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}")
+async def retrieve_run(
+    project_id: ProjectId, runtime: RuntimeDep, thread_id: str, run_id: str
+) -> Json:
+    check_ids(thread_id, run_id)
+    async with runtime.database.connection() as connection:
+        return _shown(await runs.get(connection, project_id, thread_id, run_id))
+
+
+@router.post("/threads/{thread_id}/runs/{run_id}")
+async def modify_run(
+    project_id: ProjectId,
+    runtime: RuntimeDep,
+    thread_id: str,
+    run_id: str,
+    wanted: Annotated[ModifyRun, body(ModifyRun)],
+) -> Json:
+    check_ids(thread_id, run_id)
+    async with runtime.database.connection() as connection:
+        if "metadata" not in wanted.model_fields_set:
+            return _shown(await runs.get(connection, project_id, thread_id, run_id))
+        return _shown(
+            await runs.modify(
+                connection, project_id, thread_id, run_id, metadata=wanted.metadata or {}
+            )
+        )
+
+
+@router.post("/threads/{thread_id}/runs/{run_id}/cancel")
+async def cancel_run(
+    project_id: ProjectId,
+    runtime: RuntimeDep,
+    executor: ExecutorDep,
+    thread_id: str,
+    run_id: str,
+) -> Json:
+    check_ids(thread_id, run_id)
+    async with runtime.database.connection() as connection:
+        run = await runs.request_cancel(connection, project_id, thread_id, run_id)
+    await executor.announce_cancel(run_id)
+    return _shown(run)
+
+
+@router.post("/threads/{thread_id}/runs/{run_id}/submit_tool_outputs")
+async def submit_tool_outputs(
+    project_id: ProjectId,
+    runtime: RuntimeDep,
+    executor: ExecutorDep,
+    events: EventsDep,
+    thread_id: str,
+    run_id: str,
+    wanted: Annotated[SubmitToolOutputs, body(SubmitToolOutputs)],
+) -> Response:
+    check_ids(thread_id, run_id)
+    streams = bool(wanted.stream)
+    async with runtime.database.connection() as connection:
+        run = await runs.get(connection, project_id, thread_id, run_id)
+        run, step = await accept(connection, executor, run, wanted.tool_outputs, streams=streams)
+    queued = objects.shape(start.as_queued(run), objects.Run)
+    if not streams:
+        await _hand_over(run, executor)
+        return Json(queued, headers=_POLL_AFTER)
+    listener = events.listen(run.id)
+    _say_resumed(Voice(events, run.id), step, queued)
+    executor.execute(run)
+    return EventStream(events, run.id, listener, runtime.settings.stream_keep_alive_s)
+
+
+def _say_resumed(voice: Voice, step: Step, queued: Any) -> None:
+    voice.say("thread.run.step.completed", objects.shape(step, objects.Step))
+    voice.say("thread.run.queued", queued)
+    voice.send()
+
+
+def check_ids(thread_id: str, run_id: str) -> None:
+    ids.check("thread_id", thread_id, "thread")
+    ids.check("run_id", run_id, "run")
+
+
+def _shown(run: Run) -> Json:
+    is_over = run.has_ended or run.status == RunStatus.REQUIRES_ACTION
+    return Json(objects.shape(run, objects.Run), headers=None if is_over else _POLL_AFTER)

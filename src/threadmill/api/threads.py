@@ -1,0 +1,120 @@
+"""/threads"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+
+from threadmill import ids
+from threadmill.api.deps import ExecutorDep, Json, ProjectId, RuntimeDep, body
+from threadmill.schemas import objects
+from threadmill.schemas.queries import Page
+from threadmill.schemas.requests import CreateMessage, CreateThread, ModifyThread
+from threadmill.search import resources
+from threadmill.store import threads
+from threadmill.store.database import Connection
+from threadmill.store.messages import NewMessage
+from threadmill.store.rows import Thread
+
+router = APIRouter()
+
+
+@router.post("/threads")
+async def create_thread(
+    project_id: ProjectId,
+    runtime: RuntimeDep,
+    wanted: Annotated[CreateThread, body(CreateThread)],
+) -> Json:
+    async with runtime.database.connection() as connection:
+        return _shown(await make_thread(connection, project_id, wanted))
+
+
+# Not in the original, and the most repeated wish of its users.
+@router.get("/threads")
+async def list_threads(project_id: ProjectId, runtime: RuntimeDep, request: Request) -> Json:
+    cursor = Page.parse(request.query_params, "thread")
+    async with runtime.database.connection() as connection:
+        rows, has_more = await threads.list_page(connection, project_id, cursor)
+    return Json(objects.page(rows, objects.Thread, has_more))
+
+
+@router.get("/threads/{thread_id}")
+async def retrieve_thread(project_id: ProjectId, runtime: RuntimeDep, thread_id: str) -> Json:
+    ids.check("thread_id", thread_id, "thread")
+    async with runtime.database.connection() as connection:
+        return _shown(await threads.get(connection, project_id, thread_id))
+
+
+@router.post("/threads/{thread_id}")
+async def modify_thread(
+    project_id: ProjectId,
+    runtime: RuntimeDep,
+    thread_id: str,
+    wanted: Annotated[ModifyThread, body(ModifyThread)],
+) -> Json:
+    ids.check("thread_id", thread_id, "thread")
+    fields: dict[str, Any] = {}
+    if "metadata" in wanted.model_fields_set:
+        fields["metadata"] = wanted.metadata or {}
+    async with runtime.database.transaction() as connection:
+        before = await threads.get(connection, project_id, thread_id, for_update=True)
+        given = wanted.normal_tool_resources()
+        if given:
+            await resources.check(connection, project_id, given, wanted.tool_resources)
+            fields["tool_resources"] = before.tool_resources | given
+        row = await threads.modify(connection, project_id, thread_id, **fields)
+    return _shown(row)
+
+
+@router.delete("/threads/{thread_id}")
+async def delete_thread(
+    project_id: ProjectId, runtime: RuntimeDep, executor: ExecutorDep, thread_id: str
+) -> Json:
+    """With a run that is active: its executor finds it gone and stops."""
+    ids.check("thread_id", thread_id, "thread")
+    async with runtime.database.transaction() as connection:
+        active_run_id = await threads.remove(connection, project_id, thread_id)
+    if active_run_id is not None:
+        await executor.announce_cancel(active_run_id)
+    return Json(objects.Deleted(thread_id, "thread.deleted"))
+
+
+async def make_thread(connection: Connection, project_id: str, wanted: CreateThread) -> Thread:
+    first = await new_messages(connection, project_id, wanted.messages or [], "messages")
+    given = wanted.normal_tool_resources()
+    await resources.check(connection, project_id, given, wanted.tool_resources)
+    attachments = [attachment for message in first for attachment in message.attachments]
+    return await threads.create(
+        connection,
+        project_id,
+        metadata=wanted.metadata or {},
+        tool_resources=resources.with_attachments(given, attachments),
+        first_messages=first,
+    )
+
+
+async def new_messages(
+    connection: Connection, project_id: str, wanted: list[CreateMessage], param: str
+) -> list[NewMessage]:
+    """In the form in which they are stored; raises NotFound for files that they name in vain."""
+    new = [
+        NewMessage(
+            role=message.role,
+            content=message.normal_content(),
+            attachments=message.normal_attachments(),
+            metadata=message.metadata or {},
+        )
+        for message in wanted
+    ]
+    named = [
+        part["image_file"]["file_id"]
+        for message in new
+        for part in message.content
+        if part["type"] == "image_file"
+    ]
+    named += [attachment["file_id"] for message in new for attachment in message.attachments]
+    await resources.check_files(connection, project_id, named, param)
+    return new
+
+
+def _shown(row: Thread) -> Json:
+    return Json(objects.shape(row, objects.Thread))

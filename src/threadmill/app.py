@@ -1,0 +1,215 @@
+"""The application and the server around it: routes, how errors leave, start and stop."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import msgspec
+import psycopg
+import structlog
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from psycopg_pool import PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from threadmill.api import assistants, files, messages, models, runs, steps, threads
+from threadmill.api.deps import Keys
+from threadmill.api.envelope import Envelope
+from threadmill.errors import (
+    SERVER_FAULT,
+    ApiError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Unavailable,
+)
+from threadmill.runtime import Runtime, open_runtime
+from threadmill.settings import Settings
+from threadmill.worker import Worker
+
+log = structlog.get_logger()
+
+_KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that it is they who close them
+
+
+class NotSafe(Exception):
+    """The settings would open the server to everybody."""
+
+
+def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
+    # Its documentation pages would know nothing of the bodies, which FastAPI does not read.
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.state.runtime = runtime
+    app.state.worker = worker
+    app.state.keys = keys
+    # Runs before threads: /threads/runs is not a thread whose id is "runs".
+    for room in (assistants, runs, threads, messages, steps, files, models):
+        app.include_router(room.router, prefix="/v1")
+    app.add_exception_handler(ApiError, _render)
+    app.add_exception_handler(HTTPException, _render_http)
+    app.add_exception_handler(psycopg.OperationalError, _render_database_away)
+    app.add_exception_handler(Exception, _render_fault)
+    return Envelope(app)
+
+
+class Served(msgspec.Struct):
+    address: str  # http://host:port
+    runtime: Runtime
+    worker: Worker
+    keys_are_demanded: bool
+
+
+@asynccontextmanager
+async def served(settings: Settings) -> AsyncIterator[Served]:
+    """A server that answers while the block runs. Afterwards no new request is taken, streams and
+    runs have `drain_timeout_s` to end, and what is left of the runs is handed back.
+
+    Raises NotSafe, OSError for a port that is taken, and what `open_runtime` raises.
+    """
+    with _bind(settings) as listening:
+        async with open_runtime(settings) as runtime:
+            keys = Keys(settings, runtime.database)
+            await _check_safety(settings, keys)
+            worker = Worker(runtime)
+            await worker.start()
+            try:
+                demanded = await keys.are_demanded()
+                async with _answering(create_app(runtime, worker, keys), listening, settings):
+                    yield Served(_address(listening), runtime, worker, demanded)
+            finally:
+                await worker.stop()
+
+
+async def serve(settings: Settings, *, on_start: Callable[[Served], None]) -> str | None:
+    """Serve until a signal comes, or until a part of the process dies: then say which."""
+    async with served(settings) as server:
+        on_start(server)
+        return await _until_the_end(server.worker)
+
+
+async def work(settings: Settings, *, on_start: Callable[[], None]) -> str | None:
+    """Execute runs, without HTTP, until a signal comes or a part of the process dies."""
+    async with open_runtime(settings) as runtime:
+        worker = Worker(runtime)
+        await worker.start()
+        try:
+            on_start()
+            return await _until_the_end(worker)
+        finally:
+            await worker.stop()
+
+
+async def _until_the_end(worker: Worker) -> str | None:
+    loop = asyncio.get_running_loop()
+    signalled: asyncio.Future[Any] = loop.create_future()
+
+    def stop() -> None:
+        if not signalled.done():
+            signalled.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await asyncio.wait([signalled, worker.died], return_when=asyncio.FIRST_COMPLETED)
+    return worker.died.result() if worker.died.done() else None
+
+
+async def _check_safety(settings: Settings, keys: Keys) -> None:
+    if not settings.is_loopback and not await keys.any_exists():
+        raise NotSafe(
+            f"The server would be open to everybody who can reach {settings.host}, for no API key"
+            " exists. Make one with `threadmill keys create --project default`, or set"
+            " THREADMILL_API_KEYS, or listen on 127.0.0.1."
+        )
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are ours: there are runs to hand back when the last request is answered."""
+        yield
+
+
+@asynccontextmanager
+async def _answering(
+    app: ASGIApp, listening: socket.socket, settings: Settings
+) -> AsyncIterator[None]:
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(int(settings.drain_timeout_s), 1),
+    )
+    server = _Server(config)
+    answering = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await answering
+
+
+def _bind(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+        listening.listen(2048)
+    except OSError:
+        listening.close()
+        raise
+    listening.setblocking(False)
+    return listening
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+# --- how errors leave ---
+
+
+async def _render(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return Response(msgspec.json.encode(error.body()), error.status, media_type="application/json")
+
+
+async def _render_http(request: Request, error: Exception) -> Response:
+    """What the framework itself refuses: paths and methods that do not exist."""
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {_shown(request.url.path)}"
+    if error.status_code == 404:
+        return await _render(request, NotFound(f"Invalid URL ({what})"))
+    if error.status_code == 405:
+        return await _render(request, MethodNotAllowed(f"Invalid method for URL ({what})"))
+    return await _render(request, InvalidRequest(str(error.detail)))
+
+
+async def _render_database_away(request: Request, error: Exception) -> Response:
+    answer = await _render(request, Unavailable("The database cannot be reached right now."))
+    # A write whose answer was lost may have been done: repeating it could do it twice.
+    is_safe = request.method == "GET" or isinstance(error, PoolTimeout)
+    answer.headers["x-should-retry"] = "true" if is_safe else "false"
+    return answer
+
+
+async def _render_fault(request: Request, error: Exception) -> Response:
+    log.error("request_failed", path=_shown(request.url.path), exc_info=error)
+    fault = ApiError(SERVER_FAULT.format(request_id=request.state.request_id))
+    answer = await _render(request, fault)
+    answer.headers["x-should-retry"] = "false"
+    return answer
+
+
+def _shown(path: str) -> str:
+    printable = "".join(char if char.isprintable() else "\ufffd" for char in path)
+    return printable[:200]

@@ -1,0 +1,238 @@
+"""The command line: parse, build Settings, call."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import psycopg
+import structlog
+import typer
+from pydantic import ValidationError
+
+from threadmill import __version__, doctor
+from threadmill import app as server
+from threadmill.demo import transcript
+from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
+from threadmill.runtime import OldSchema
+from threadmill.settings import Settings
+from threadmill.store import migrate as migrations
+from threadmill.store import projects
+from threadmill.store.database import Connection, prepare
+
+T = TypeVar("T")
+
+commands = typer.Typer(
+    name="threadmill",
+    help="A self-hosted server that speaks OpenAI's Assistants API v2. Settings are environment"
+    " variables that begin with THREADMILL_, or entries of threadmill.toml; the README lists them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+commands.add_typer(keys, name="keys")
+
+
+def main() -> None:
+    commands()
+
+
+@commands.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"threadmill {__version__}")
+        raise typer.Exit
+
+
+@commands.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+) -> None:
+    """Start the server; without THREADMILL_DATABASE_URL with a Postgres of its own."""
+    settings = _settings(host=host, port=port)
+
+    def greet(started: server.Served) -> None:
+        address = started.address
+        print(f"Threadmill {__version__} listens on {address}  (base_url: {address}/v1)")
+        if settings.endpoint_base_url is None and not settings.models:
+            print("No model endpoint is set: runs will fail until THREADMILL_MODEL_BASE_URL is.")
+        if not started.keys_are_demanded:
+            print("No API key was made: any key is accepted, from this machine only.")
+        sys.stdout.flush()
+
+    _run(server.serve(settings, on_start=greet))
+
+
+@commands.command()
+def worker() -> None:
+    """Execute runs of a shared database (THREADMILL_DATABASE_URL), without HTTP."""
+    settings = _settings()
+    if settings.database_url is None:
+        _fail("A worker needs the database of its servers: set THREADMILL_DATABASE_URL.")
+    _run(server.work(settings, on_start=lambda: print("The worker waits for runs.", flush=True)))
+
+
+@commands.command()
+def migrate() -> None:
+    """Bring the database to the schema of this version."""
+
+    async def upgrade(settings: Settings) -> None:
+        async with _database_url(settings) as url:
+            found = await asyncio.to_thread(migrations.current, url)
+            await asyncio.to_thread(migrations.upgrade, url)
+        print(f"The database is at revision {migrations.HEAD} (it was at {found or 'none'}).")
+
+    _run(upgrade(_settings()))
+
+
+@commands.command("doctor")
+def check() -> None:
+    """Look at everything the server needs, a line each, with what to type where it fails."""
+    settings = _settings()
+    if not asyncio.run(doctor.examine(settings, print)):
+        raise typer.Exit(1)
+
+
+@commands.command()
+def demo() -> None:
+    """Hold a streamed conversation with a scripted stand-in for a model, and print it."""
+    _run(transcript.show(print))
+
+
+@keys.command("create")
+def create_key(
+    project: Annotated[str, typer.Option(help="The project; made if there is none of that name.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+) -> None:
+    """Make a key. It is the last line, and nobody can read it again."""
+
+    async def create(connection: Connection) -> None:
+        owner = await projects.get_or_create(connection, project)
+        row, key = await projects.create_key(connection, owner, name)
+        print(f"{row.id} for project {owner.name}. The key is shown only now:")
+        print(key)
+
+    _run(_with_database(_settings(), create))
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Every key, with its project; the keys themselves are not kept."""
+
+    async def show(connection: Connection) -> None:
+        for row, project in await projects.list_keys(connection):
+            state = "revoked" if row.revoked_at else "valid"
+            print(f"{row.id}  {row.hint}  {state:7}  {project}  {row.name}".rstrip())
+
+    _run(_with_database(_settings(), show))
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")]) -> None:
+    """Refuse a key from now on (running servers notice within seconds)."""
+
+    async def revoke(connection: Connection) -> None:
+        if not await projects.revoke_key(connection, key_id):
+            _fail(f"There is no valid key {key_id}.")
+        print(f"{key_id} is revoked.")
+
+    _run(_with_database(_settings(), revoke))
+
+
+# --- what the commands share ---
+
+
+def _settings(**given: Any) -> Settings:
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as wrong:
+        lines = [
+            f"THREADMILL_{'.'.join(map(str, error['loc'])).upper()}: {error['msg']}"
+            for error in wrong.errors()
+        ]
+        _fail("\n".join(lines))
+    _set_up_log(settings)
+    return settings
+
+
+def _set_up_log(settings: Settings) -> None:
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    is_json = settings.log_format == "json"
+    # What libraries say through the standard library, in the same place.
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            *(
+                [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+                if is_json
+                else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end. Faults that have a text for whoever typed the command end with that text."""
+    try:
+        with asyncio.Runner(loop_factory=_new_loop()) as runner:
+            result = runner.run(work)
+    except (server.NotSafe, OldSchema, EmbeddedPostgresError, psycopg.Error, OSError) as fault:
+        _fail(str(fault).strip())
+    except ValueError as fault:  # a URL that cannot be one
+        _fail(str(fault))
+    if isinstance(result, str):
+        _fail(f"The server stopped: {result}")
+    return result
+
+
+def _new_loop() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # not made for every platform
+        return None
+    return uvloop.new_event_loop
+
+
+@asynccontextmanager
+async def _database_url(settings: Settings) -> AsyncIterator[str]:
+    """The database, be it the one of a server that runs on the same folder."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    try:
+        postgres = await EmbeddedPostgres.start(settings.data_dir)
+    except FolderInUse as busy:
+        if busy.url is None:
+            raise
+        yield busy.url
+        return
+    try:
+        yield postgres.url
+    finally:
+        await postgres.stop()
+
+
+async def _with_database(settings: Settings, call: Any) -> None:
+    async with _database_url(settings) as url:
+        if await asyncio.to_thread(migrations.current, url) is None:
+            await asyncio.to_thread(migrations.upgrade, url)
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await prepare(connection)
+            await call(connection)
+
+
+def _fail(text: str) -> NoReturn:
+    print(text, file=sys.stderr)
+    raise typer.Exit(1)

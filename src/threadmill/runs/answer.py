@@ -1,0 +1,224 @@
+"""Turning what a model streams into messages, steps and their events.
+
+The order of the events is the original's, and the SDKs' helpers fail on any other: a step comes
+before its message, a message before its deltas, one message is open at a time, and no message is
+made before its first token.
+"""
+
+import time
+from typing import Any
+
+import msgspec
+
+from threadmill import ids
+from threadmill.lifecycle import MessageStatus, StepStatus
+from threadmill.llm.stream import Chunk, ToolCallDelta, Usage
+from threadmill.runs.events import Voice, frame
+from threadmill.schemas import objects
+from threadmill.store import rows
+from threadmill.store.rows import Message, Run, Step
+
+Json = dict[str, Any]
+_encode = msgspec.json.Encoder().encode
+
+
+class Writing:
+    """A message that is being written, with the step that stands for it."""
+
+    def __init__(self, message: Message, step: Step, voice: Voice) -> None:
+        self.message = message
+        self.step = step
+        self._voice = voice
+        self._kinds: list[str] = []  # of the content parts, in their order
+        self._pieces: list[list[str]] = []
+        self._delta_head = b'event: thread.message.delta\ndata: {"id":"%b",' % message.id.encode()
+        self._delta_head += b'"object":"thread.message.delta","delta":{"content":['
+        self.has_news = False  # since it was last saved as a draft
+
+    def add(self, kind: str, piece: str) -> None:
+        """Append to the text or the refusal, and say so."""
+        self.has_news = True
+        if kind in self._kinds:
+            index = self._kinds.index(kind)
+            self._pieces[index].append(piece)
+            opening = b""
+        else:
+            index = len(self._kinds)
+            self._kinds.append(kind)
+            self._pieces.append([piece])
+            opening = b',"annotations":[]'  # in a part's first delta only
+        if not self._voice.is_heard:
+            return
+        if kind == "text":
+            part = b'{"index":%d,"type":"text","text":{"value":%b%b}}' % (
+                index,
+                _encode(piece),
+                opening,
+            )
+        else:
+            part = b'{"index":%d,"type":"refusal","refusal":%b}' % (index, _encode(piece))
+        self._voice.say_frame(self._delta_head + part + b"]}}\n\n")
+
+    def content(self) -> list[Json]:
+        return [
+            {"type": "text", "text": {"value": "".join(pieces), "annotations": []}}
+            if kind == "text"
+            else {"type": "refusal", "refusal": "".join(pieces)}
+            for kind, pieces in zip(self._kinds, self._pieces, strict=True)
+        ]
+
+
+class Answer:
+    """What one model turn has said so far."""
+
+    def __init__(self, run: Run, turn: int, voice: Voice) -> None:
+        self._run = run
+        self._turn = turn
+        self._voice = voice
+        self.writing: Writing | None = None  # the open message
+        self.calling: Step | None = None  # the open step of tool calls
+        self._arguments: list[list[str]] = []
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+        self.length_characters = 0  # of all that the model wrote, to estimate a missing usage
+
+    def feed(self, chunk: Chunk) -> None:
+        """Take the next piece. A message that is open must be closed before tool calls come."""
+        if chunk.text:
+            self._write("text", chunk.text)
+        if chunk.refusal:
+            self._write("refusal", chunk.refusal)
+        for delta in chunk.tool_calls:
+            self._call(delta)
+        if chunk.finish_reason is not None:
+            self.finish_reason = chunk.finish_reason
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+
+    @property
+    def calls(self) -> list[Json]:
+        """The tool calls, with their arguments as far as they are written."""
+        if self.calling is None:
+            return []
+        calls: list[Json] = self.calling.step_details["tool_calls"]
+        for call, pieces in zip(calls, self._arguments, strict=True):
+            call["function"]["arguments"] = "".join(pieces)
+        return calls
+
+    def _write(self, kind: str, piece: str) -> None:
+        self.length_characters += len(piece)
+        if self.writing is None:
+            self.writing = self._open_message()
+        self.writing.add(kind, piece)
+
+    def _open_message(self) -> Writing:
+        run, now = self._run, int(time.time())
+        message = Message(
+            id=ids.new("msg"),
+            project_id=run.project_id,
+            thread_id=run.thread_id,
+            created_at=now,
+            status=MessageStatus.IN_PROGRESS,
+            incomplete_details=None,
+            completed_at=None,
+            incomplete_at=None,
+            role="assistant",
+            content=[],
+            assistant_id=run.assistant_id,
+            run_id=run.id,
+            attachments=[],
+            metadata={},
+        )
+        details = {
+            "type": "message_creation",
+            "message_creation": {"message_id": message.id},
+        }
+        step = self._open_step("message_creation", details, now)
+        if self._voice.is_heard:
+            seen = objects.shape(message, objects.Message)
+            self._voice.say("thread.message.created", seen)
+            self._voice.say("thread.message.in_progress", seen)
+        return Writing(message, step, self._voice)
+
+    def _open_step(self, kind: str, details: Json, now: int) -> Step:
+        run = self._run
+        step = Step(
+            id=ids.new("step"),
+            project_id=run.project_id,
+            thread_id=run.thread_id,
+            run_id=run.id,
+            assistant_id=run.assistant_id,
+            created_at=now,
+            type=kind,
+            status=StepStatus.IN_PROGRESS,
+            expires_at=run.expires_at,
+            cancelled_at=None,
+            completed_at=None,
+            expired_at=None,
+            failed_at=None,
+            last_error=None,
+            step_details=details,
+            usage=None,
+            turn=self._turn,
+        )
+        if self._voice.is_heard:
+            seen = objects.shape(step, objects.Step)
+            self._voice.say("thread.run.step.created", seen)
+            self._voice.say("thread.run.step.in_progress", seen)
+        return step
+
+    def _call(self, delta: ToolCallDelta) -> None:
+        if delta.index > 0 and not self._run.parallel_tool_calls:
+            return  # one call a turn was asked for; not every server listens
+        if self.calling is None:
+            details: Json = {"type": "tool_calls", "tool_calls": []}
+            self.calling = self._open_step("tool_calls", details, int(time.time()))
+        calls = self.calling.step_details["tool_calls"]
+        self.length_characters += len(delta.arguments)
+        if delta.index == len(calls):
+            name = delta.name or ""
+            self.length_characters += len(name)
+            function: Json = {"name": name, "arguments": "", "output": None}
+            calls.append({"id": delta.id, "type": "function", "function": function})
+            self._arguments.append([])
+            self._say_call({"index": delta.index, **calls[-1], "function": dict(function)})
+        if delta.arguments:
+            self._arguments[delta.index].append(delta.arguments)
+            written = {"arguments": delta.arguments}
+            self._say_call({"index": delta.index, "type": "function", "function": written})
+
+    def _say_call(self, call: Json) -> None:
+        assert self.calling is not None
+        if self._voice.is_heard:
+            details = {"type": "tool_calls", "tool_calls": [call]}
+            data = {
+                "id": self.calling.id,
+                "object": "thread.run.step.delta",
+                "delta": {"step_details": details},
+            }
+            self._voice.say_frame(frame("thread.run.step.delta", data))
+
+
+def close_message(message: Message, content: list[Json], reason: str | None) -> None:
+    """Complete it, or leave it `incomplete` for that reason with the text so far."""
+    now = int(time.time())
+    message.content = content
+    is_whole = reason is None
+    message.status = MessageStatus.COMPLETED if is_whole else MessageStatus.INCOMPLETE
+    message.completed_at = now if is_whole else None
+    message.incomplete_at = None if is_whole else now
+    message.incomplete_details = None if is_whole else {"reason": reason}
+
+
+def close_step(step: Step, status: StepStatus, last_error: Json | None = None) -> None:
+    step.completed_at = step.failed_at = step.cancelled_at = step.expired_at = None
+    setattr(step, f"{status.value}_at", int(time.time()))
+    step.status = status
+    step.last_error = last_error
+    step.expires_at = None
+
+
+def usage_of(usage: Usage) -> Json:
+    return rows.usage(
+        usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens
+    )

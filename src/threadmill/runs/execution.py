@@ -1,0 +1,528 @@
+"""One run from the moment an executor holds it to the moment it lets go: a line of steps.
+
+Nothing is told to a client before it is in the database, but for the pieces of a message that is
+being written. No transaction is open while the model is waited for.
+"""
+
+import asyncio
+import time
+import zlib
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+import orjson
+import psycopg
+import stamina
+import structlog
+
+from threadmill.errors import NotFound
+from threadmill.lifecycle import ENDED, RunStatus, StepStatus
+from threadmill.llm.client import ModelError, TurnRecord
+from threadmill.llm.stream import Usage
+from threadmill.runs import budget, prompt
+from threadmill.runs.answer import Answer, close_message, close_step, usage_of
+from threadmill.runs.events import Voice
+from threadmill.runs.interrupt import Interrupt, Interrupted, Reason
+from threadmill.runtime import Runtime
+from threadmill.schemas import objects
+from threadmill.store import files, messages, runs
+from threadmill.store.rows import Message, Run, Step, Turn
+from threadmill.store.runs import Progress
+
+Json = dict[str, Any]
+log = structlog.get_logger()
+
+_HISTORY_MAX_MESSAGES = 20_000  # of a thread that are read for a prompt
+_WRITE_ATTEMPTS = 10  # while the database cannot be reached
+_LARGE_REQUEST_BYTES = 64 * 1024  # compressed in a thread, so that other streams go on
+
+UNKNOWN_FAULT = "Sorry, something went wrong."
+
+
+class Lost(Exception):
+    """The run is not ours any more, or not there any more."""
+
+
+class Failed(Exception):
+    """Ends the run as `failed` with this error."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Incomplete(Exception):
+    """Ends the run as `incomplete` for this reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Execution:
+    def __init__(self, runtime: Runtime, run: Run, voice: Voice, slots: asyncio.Semaphore) -> None:
+        self.run = run
+        self.interrupt = Interrupt()
+        self._slots = slots
+        self._runtime = runtime
+        self._voice = voice
+        self._claimed_at = time.time()
+        self._history: list[Message] | None = None
+        self._steps: list[Step] = []  # what the run has done so far
+        self._left_open: Progress = Progress()  # by an execution that ended before its time
+        self._answer: Answer | None = None
+        self._record: TurnRecord | None = None
+        self._dropped: list[str] = []
+        self._prompt_s = 0.0
+        self._database_s = 0.0
+
+    async def perform(self) -> None:
+        """Execute the run as far as it goes now: to its end, or until the client must act."""
+        loop = asyncio.get_running_loop()
+        time_left_s = max(self.run.expires_at - time.time(), 0)
+        alarm = loop.call_later(time_left_s, self.interrupt.fire, Reason.EXPIRE)
+        try:
+            await self._perform()
+        except Lost:
+            self._voice.break_off()
+        except psycopg.OperationalError:
+            # The database is gone for longer than we try. Our lease ends, and whoever reaches the
+            # database first goes on from the last thing that was saved.
+            log.exception("run_left_to_others", run_id=self.run.id)
+            self._voice.break_off()
+        finally:
+            alarm.cancel()
+
+    async def _perform(self) -> None:
+        try:
+            with self.interrupt.may_strike():
+                await self._slots.acquire()
+            try:
+                await self._begin()
+                while await self._turn():
+                    pass
+            finally:
+                self._slots.release()
+        except Interrupted as interrupted:
+            await self._stop(interrupted.reason)
+        except Incomplete as incomplete:
+            await self._end_early(incomplete.reason)
+        except (Failed, ModelError) as failed:
+            await self._fail(failed.code, failed.message)
+        except (Lost, psycopg.OperationalError):
+            raise
+        except Exception:
+            log.exception("run_failed", run_id=self.run.id)
+            await self._fail("server_error", UNKNOWN_FAULT)
+
+    # --- the steps, in their order ---
+
+    async def _begin(self) -> None:
+        run = self.run
+        if run.claims > 1:  # somebody was here before us
+            await self._recover()
+        if run.status == RunStatus.CANCELLING:
+            raise Interrupted(Reason.CANCEL)
+        if run.expires_at <= time.time():
+            raise Interrupted(Reason.EXPIRE)
+        if run.attempts > self._runtime.settings.run_max_attempts:
+            raise Failed(
+                "server_error",
+                f"The run was started {run.attempts - 1} times without getting any further.",
+            )
+        for tool in run.tools:
+            if tool["type"] != "function":
+                raise Failed("server_error", f"This server cannot run the tool '{tool['type']}'.")
+        if run.status == RunStatus.QUEUED:
+            run.started_at = int(time.time())
+        if self._left_open.steps or run.status == RunStatus.QUEUED:
+            self._close_left_open(StepStatus.FAILED, "run_failed")
+            await self._advance(RunStatus.IN_PROGRESS, self._left_open)
+            self._left_open = Progress()
+        self._voice.say("thread.run.in_progress", objects.shape(run, objects.Run))
+        self._voice.send()
+
+    async def _recover(self) -> None:
+        """Learn what earlier executions have done, and what they left open."""
+        async with self._runtime.database.connection() as connection:
+            made, self._steps = await runs.open_work(connection, self.run.id)
+        self._left_open = Progress(
+            messages=[message for message in made if message.status == "in_progress"],
+            steps=[step for step in self._steps if step.status == StepStatus.IN_PROGRESS],
+        )
+        self.run.turns = max([self.run.turns, *(step.turn for step in self._steps)])
+
+    async def _turn(self) -> bool:
+        """One call of the model and what follows from it. True if another one has to come."""
+        run = self.run
+        if run.turns >= self._runtime.settings.run_max_turns:
+            raise Failed("server_error", f"The run was stopped after {run.turns} model turns.")
+        if run.max_completion_tokens and run.completion_tokens >= run.max_completion_tokens:
+            raise Incomplete("max_completion_tokens")
+        self._answer = self._record = None
+        started = time.perf_counter()
+        body = await self._prompt()
+        self._prompt_s = time.perf_counter() - started
+        run.turns += 1
+        self._answer = Answer(run, run.turns, self._voice)
+        self._record = TurnRecord()
+        await self._listen(self._answer, body)
+        return await self._settle(self._answer)
+
+    async def _prompt(self) -> Json:
+        run, runtime = self.run, self._runtime
+        entries = await prompt.entries(
+            run,
+            await self._read_history(),
+            self._steps,
+            await self._file_names(),
+            self._load_image,
+        )
+        route = runtime.models.route(run.model)
+        if route is None:
+            raise Failed("server_error", f"The requested model '{run.model}' does not exist.")
+        limit = budget.prompt_limit(run, route.context_window_tokens)
+        try:
+            fitted = await budget.fit(run, entries, limit, runtime.tokens.count_many)
+        except budget.OverBudget:
+            if run.max_prompt_tokens is None:
+                raise Failed(
+                    "invalid_prompt",
+                    f"The prompt does not fit into the {route.context_window_tokens} tokens"
+                    f" of the model '{run.model}'.",
+                ) from None
+            raise Incomplete("max_prompt_tokens") from None
+        if fitted.counted:
+            async with runtime.database.connection() as connection:
+                await messages.save_token_counts(connection, fitted.counted)
+        self._dropped = fitted.dropped
+        return prompt.request_body(run, fitted.entries, is_first_turn=run.turns == 0)
+
+    async def _read_history(self) -> list[Message]:
+        if self._history is None:
+            strategy = self.run.truncation_strategy
+            newest = strategy.get("last_messages") or _HISTORY_MAX_MESSAGES
+            started = time.perf_counter()
+            async with self._runtime.database.connection() as connection:
+                history = await messages.history(connection, self.run.thread_id, newest)
+                if len(history) == _HISTORY_MAX_MESSAGES and strategy["type"] == "auto":
+                    first = await messages.first(connection, self.run.thread_id)
+                    history = [first, *history] if first else history
+            self._database_s += time.perf_counter() - started
+            self._history = history
+        return self._history
+
+    async def _file_names(self) -> dict[str, str]:
+        attached = {
+            attachment["file_id"]
+            for message in self._history or []
+            for attachment in message.attachments
+        }
+        if not attached:
+            return {}
+        async with self._runtime.database.connection() as connection:
+            return await files.names(connection, self.run.project_id, sorted(attached))
+
+    async def _load_image(self, file_id: str) -> bytes:
+        limit = self._runtime.settings.image_max_bytes
+        try:
+            async with self._runtime.database.connection() as connection:
+                file = await files.get(connection, self.run.project_id, file_id)
+            if file.bytes > limit:
+                raise prompt.Unreadable(f"it is larger than {limit} bytes")
+            image = await self._runtime.blobs.read(file_id)
+            prompt.image_type(image)
+        except (NotFound, prompt.Unreadable) as fault:
+            raise Failed(
+                "invalid_prompt", f"The image '{file_id}' cannot be used: {fault}"
+            ) from None
+        return image
+
+    async def _listen(self, answer: Answer, body: Json) -> None:
+        """Let the model speak, and pass on what it says."""
+        assert self._record is not None
+        stream = self._runtime.models.stream(self.run.model, body, record=self._record)
+        with self.interrupt.may_strike():
+            async with aclosing(stream):
+                async for chunks in stream:
+                    for chunk in chunks:
+                        if chunk.tool_calls and answer.writing is not None:
+                            await self._close_writing(answer)
+                        answer.feed(chunk)
+                    self._voice.send()
+
+    async def _close_writing(self, answer: Answer) -> None:
+        """The text is over and tool calls follow: a step of its own, saved before it is said."""
+        assert answer.writing is not None
+        writing, answer.writing = answer.writing, None
+        close_message(writing.message, writing.content(), None)
+        close_step(writing.step, StepStatus.COMPLETED)
+        await self._advance(RunStatus.IN_PROGRESS, Progress([writing.message], [writing.step]))
+        self._remember(writing.message, writing.step)
+        self._say_closed([writing.message], [writing.step])
+
+    async def _settle(self, answer: Answer) -> bool:
+        """The model is done for this turn: save what came of it and decide how it goes on."""
+        await self._count(answer)
+        if answer.finish_reason == "content_filter":
+            raise Incomplete("content_filter")
+        if answer.finish_reason == "length" or (answer.calls and self._completion_budget_is_spent):
+            raise Incomplete("max_completion_tokens")
+        if answer.calls:
+            await self._ask_client(answer)
+        else:
+            await self._finish(RunStatus.COMPLETED, StepStatus.COMPLETED, None)
+        return False
+
+    @property
+    def _completion_budget_is_spent(self) -> bool:
+        budget_tokens = self.run.max_completion_tokens
+        return budget_tokens is not None and self.run.completion_tokens >= budget_tokens
+
+    async def _count(self, answer: Answer) -> None:
+        self._add(answer, answer.usage or await self._estimate(answer))
+
+    def _add(self, answer: Answer, usage: Usage) -> None:
+        answer.usage = usage
+        self.run.prompt_tokens += usage.prompt_tokens
+        self.run.completion_tokens += usage.completion_tokens
+        self.run.cached_tokens += usage.cached_tokens
+        self.run.reasoning_tokens += usage.reasoning_tokens
+
+    def _count_what_is_known(self) -> None:
+        """A turn that was cut may have told its usage before."""
+        answer, record = self._answer, self._record
+        if answer is not None and answer.usage is None and record is not None and record.usage:
+            self._add(answer, record.usage)
+
+    async def _estimate(self, answer: Answer) -> Usage:
+        """The endpoint did not say what the turn took: count it ourselves."""
+        assert self._record is not None
+        sent = orjson.loads(self._record.request or b"{}").get("messages", [])
+        written = [part.get("refusal") or part["text"]["value"] for part in _content(answer)]
+        written += [
+            call["function"]["name"] + call["function"]["arguments"] for call in answer.calls
+        ]
+        texts = [prompt.text_of(sent) + prompt.tools_text(self.run), "\n".join(written)]
+        asked, said = await self._runtime.tokens.count_many(texts, self.run.model)
+        asked += prompt.MESSAGE_OVERHEAD_TOKENS * len(sent)
+        return Usage(prompt_tokens=asked, completion_tokens=said, total_tokens=asked + said)
+
+    async def _ask_client(self, answer: Answer) -> None:
+        """The model calls functions: the run waits, held by nobody, until the client answers."""
+        step, run = answer.calling, self.run
+        assert step is not None
+        calls = [
+            {
+                "id": call["id"],
+                "type": "function",
+                "function": {
+                    "name": call["function"]["name"],
+                    "arguments": call["function"]["arguments"],
+                },
+            }
+            for call in answer.calls
+        ]
+        progress = Progress()
+        self._close_answer(answer, progress, StepStatus.COMPLETED, None)
+        step.status, step.completed_at = StepStatus.IN_PROGRESS, None  # until the client answers
+        step.expires_at = run.expires_at
+        progress.turn = await self._turn_row()
+        run.required_action = {
+            "type": "submit_tool_outputs",
+            "submit_tool_outputs": {"tool_calls": calls},
+        }
+        await self._advance(RunStatus.REQUIRES_ACTION, progress)
+        self._say_closed(progress.messages, progress.steps[:-1])
+        self._voice.say("thread.run.requires_action", objects.shape(run, objects.Run))
+        self._voice.end()
+
+    # --- ends ---
+
+    async def _finish(self, to: RunStatus, step_status: StepStatus, reason: str | None) -> None:
+        """Close all that is open and end the run: one statement, then the events."""
+        self._close_left_open(step_status, reason)
+        self._count_what_is_known()
+        progress = Progress([*self._left_open.messages], [*self._left_open.steps])
+        if self._answer is not None:
+            self._close_answer(self._answer, progress, step_status, reason)
+            progress.turn = await self._turn_row()
+        _stamp(self.run, to)
+        await self._advance(to, progress)
+        self._say_closed(progress.messages, progress.steps)
+        self._voice.say(f"thread.run.{to.value}", objects.shape(self.run, objects.Run))
+        self._voice.end()
+
+    async def _end_early(self, reason: str) -> None:
+        self.run.incomplete_details = {"reason": reason}
+        await self._closing(RunStatus.INCOMPLETE, StepStatus.COMPLETED, reason)
+
+    async def _fail(self, code: str, message: str) -> None:
+        self.run.last_error = {"code": code, "message": message}
+        await self._closing(RunStatus.FAILED, StepStatus.FAILED, "run_failed")
+
+    async def _stop(self, reason: Reason) -> None:
+        if reason is Reason.LOST:
+            raise Lost
+        if reason is Reason.HAND_BACK:
+            await self._hand_back()
+        elif reason is Reason.EXPIRE:
+            await self._closing(RunStatus.EXPIRED, StepStatus.EXPIRED, "run_expired")
+        else:
+            self.run.status = RunStatus.CANCELLING
+            self._voice.say("thread.run.cancelling", objects.shape(self.run, objects.Run))
+            self._voice.send()
+            await self._finish(RunStatus.CANCELLED, StepStatus.CANCELLED, "run_cancelled")
+
+    async def _closing(self, to: RunStatus, step_status: StepStatus, reason: str) -> None:
+        """End the run this way, unless the client's cancel came first."""
+        try:
+            await self._finish(to, step_status, reason)
+        except Interrupted as interrupted:
+            await self._stop(interrupted.reason)
+
+    async def _hand_back(self) -> None:
+        """This process stops: what is half written stays as it is, and another one goes on."""
+        progress = Progress()
+        if self._answer is not None:
+            self._close_answer(self._answer, progress, StepStatus.FAILED, "run_failed")
+        if progress.steps:
+            await self._advance(RunStatus.IN_PROGRESS, progress)
+            self._say_closed(progress.messages, progress.steps)
+        async with self._runtime.database.connection() as connection:
+            await runs.hand_back(connection, self.run)
+        self._voice.break_off()
+
+    # --- what the steps share ---
+
+    def _close_answer(
+        self, answer: Answer, progress: Progress, step_status: StepStatus, reason: str | None
+    ) -> None:
+        """Close the message and the tool calls of the turn; the turn's usage goes on its last step,
+        so that the steps' usages add up to the run's."""
+        error = self._step_error(step_status)
+        if answer.writing is not None:
+            writing = answer.writing
+            told = "max_tokens" if reason in _TOKEN_BUDGETS else reason
+            close_message(writing.message, writing.content(), told)
+            close_step(writing.step, step_status, error)
+            progress.messages.append(writing.message)
+            progress.steps.append(writing.step)
+        if answer.calling is not None and answer.calls:
+            close_step(answer.calling, step_status, error)
+            progress.steps.append(answer.calling)
+        if answer.usage is not None and progress.steps:
+            progress.steps[-1].usage = usage_of(answer.usage)
+
+    def _close_left_open(self, step_status: StepStatus, reason: str | None) -> None:
+        for message in self._left_open.messages:
+            close_message(message, message.content, reason)
+        for step in self._left_open.steps:
+            close_step(step, step_status, self._step_error(step_status))
+
+    def _step_error(self, status: StepStatus) -> Json | None:
+        """A step knows two codes only."""
+        if status is not StepStatus.FAILED:
+            return None
+        error = self.run.last_error or {"code": "server_error", "message": UNKNOWN_FAULT}
+        is_known = error["code"] in ("server_error", "rate_limit_exceeded")
+        return error if is_known else error | {"code": "server_error"}
+
+    def _remember(self, message: Message, step: Step) -> None:
+        """For the prompt of the next turn."""
+        assert self._history is not None
+        self._history.append(message)
+        self._steps.append(step)
+
+    def _say_closed(self, closed: list[Message], steps: list[Step]) -> None:
+        for message in closed:
+            shaped = objects.shape(message, objects.Message)
+            self._voice.say(f"thread.message.{message.status}", shaped)
+        for step in steps:
+            self._voice.say(f"thread.run.step.{step.status}", objects.shape(step, objects.Step))
+
+    async def _turn_row(self) -> Turn | None:
+        record, run = self._record, self.run
+        if record is None:
+            return None
+        request = None
+        if self._runtime.settings.keep_requests and record.request:
+            if len(record.request) > _LARGE_REQUEST_BYTES:
+                request = await asyncio.to_thread(zlib.compress, record.request, 1)
+            else:
+                request = zlib.compress(record.request, 1)
+        return Turn(run.id, run.turns, request, self._timeline(record))
+
+    def _timeline(self, record: TurnRecord) -> Json:
+        """Where the time of the turn went. Points in time are Unix seconds with fractions."""
+        answer = self._answer
+        return {
+            "queued_at": self.run.queued_at,
+            "claimed_at": self._claimed_at,
+            "prompt_s": self._prompt_s,
+            "database_s": self._database_s,
+            "sent_at": record.sent_at,
+            "headers_at": record.headers_at,
+            "first_chunk_at": record.first_chunk_at,
+            "ended_at": record.ended_at,
+            "upstream_model": record.model,
+            "upstream_base_url": record.base_url,
+            "tries": [msgspec.structs.asdict(one) for one in record.tries],
+            "finish_reason": answer.finish_reason if answer else None,
+            "dropped_messages": self._dropped,
+            "usage": usage_of(answer.usage) if answer and answer.usage else None,
+        }
+
+    async def _advance(self, to: RunStatus, progress: Progress) -> None:
+        """Write it down. Raises Interrupted if the client's cancel came first, Lost if the run is
+        somebody else's by now."""
+        run = self.run
+        before, started = run.status, time.perf_counter()
+        run.status = to
+        try:
+            async for attempt in stamina.retry_context(
+                on=psycopg.OperationalError, attempts=_WRITE_ATTEMPTS, timeout=30
+            ):
+                with attempt:
+                    async with self._runtime.database.connection() as connection:
+                        if await runs.advance(connection, run, to, progress):
+                            return
+                        status = await runs.status_under_claim(connection, run)
+        finally:
+            self._database_s += time.perf_counter() - started
+        if status == to and to in (*ENDED, RunStatus.REQUIRES_ACTION):
+            return  # the answer to an earlier try of ours was lost, not the write
+        run.status = before
+        if status == RunStatus.CANCELLING:
+            raise Interrupted(Reason.CANCEL)
+        raise Lost
+
+    def draft(self) -> Progress | None:
+        """The half-written message, for whoever looks at the thread meanwhile, and for the case
+        that this process dies. None if nothing was written since the last call."""
+        writing = self._answer.writing if self._answer else None
+        if writing is None or not writing.has_news:
+            return None
+        writing.has_news = False
+        writing.message.content = writing.content()
+        return Progress([writing.message], [writing.step])
+
+
+def _stamp(run: Run, to: RunStatus) -> None:
+    """The fields that say how a run ended, and only those."""
+    now = int(time.time())
+    run.completed_at = now if to in (RunStatus.COMPLETED, RunStatus.INCOMPLETE) else None
+    run.failed_at = now if to is RunStatus.FAILED else None
+    run.cancelled_at = now if to is RunStatus.CANCELLED else None
+    run.last_error = run.last_error if to is RunStatus.FAILED else None
+    run.incomplete_details = run.incomplete_details if to is RunStatus.INCOMPLETE else None
+    run.required_action = None
+
+
+_TOKEN_BUDGETS = frozenset({"max_completion_tokens", "max_prompt_tokens"})
+
+
+def _content(answer: Answer) -> list[Json]:
+    return answer.writing.content() if answer.writing else []

@@ -1,0 +1,201 @@
+"""Which runs this process executes: it claims them, holds them, and lets go of them.
+
+Postgres is the queue and the only judge. A hint that there is work only saves waiting for the next
+look; the look is what counts.
+"""
+
+import asyncio
+import os
+import socket
+
+import structlog
+
+from threadmill import ids
+from threadmill.lifecycle import RunStatus
+from threadmill.runs.events import Events, Voice
+from threadmill.runs.execution import UNKNOWN_FAULT, Execution
+from threadmill.runs.interrupt import Reason
+from threadmill.runtime import Runtime
+from threadmill.store import notify, runs, workers
+from threadmill.store.rows import Run
+from threadmill.store.runs import Progress
+
+log = structlog.get_logger()
+
+_LOOK_EVERY_S = 1.0
+_CLAIM_AT_ONCE = 50
+_CANCEL = "cancel:"
+_WORK = "work"
+
+
+class Executor:
+    def __init__(self, runtime: Runtime, events: Events) -> None:
+        # Never the same twice: a process that comes back must not find itself alive.
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{ids.new('w', 8)}"
+        self._runtime = runtime
+        self._events = events
+        self._executions: dict[str, Execution] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(runtime.settings.max_concurrent_runs)
+        self._work = asyncio.Event()
+        self._accepts = False
+
+    # --- for whoever starts a run ---
+
+    @property
+    def has_room(self) -> bool:
+        limit = self._runtime.settings.max_concurrent_runs
+        return self._accepts and len(self._tasks) < limit
+
+    def execute(self, run: Run) -> None:
+        """Begin with a run that is claimed in the name of this executor; where there is no room it
+        waits here, for the client that streams it listens here."""
+        voice = Voice(self._events, run.id)
+        execution = Execution(self._runtime, run, voice, self._slots)
+        self._executions[run.id] = execution
+        task = asyncio.create_task(self._perform(execution), name=run.id)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def announce_work(self) -> None:
+        """A run waits in the queue: look for it here, or have another process look."""
+        if self.has_room:
+            self._work.set()
+        else:
+            await self._hint(_WORK)
+
+    async def announce_cancel(self, run_id: str) -> None:
+        """A run was moved to `cancelling`: interrupt it, wherever it is."""
+        if run_id in self._executions:
+            self._executions[run_id].interrupt.fire(Reason.CANCEL)
+        else:
+            await self._hint(_CANCEL + run_id)
+            self._work.set()  # nobody may hold it
+
+    def on_hint(self, message: str) -> None:
+        if message == _WORK:
+            self._work.set()
+        elif message.startswith(_CANCEL):
+            execution = self._executions.get(message.removeprefix(_CANCEL))
+            if execution:
+                execution.interrupt.fire(Reason.CANCEL)
+            self._work.set()
+
+    # --- services: each runs until it is cancelled ---
+
+    async def claim_work(self) -> None:
+        """Take runs from the queue while there is room."""
+        while True:
+            self._work.clear()
+            while self.has_room and await self._claim():
+                pass
+            try:
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._work.wait()
+            except TimeoutError:
+                continue
+
+    async def keep_lease(self) -> None:
+        """Say that this process lives, and learn what became of the runs it holds."""
+        lease_s = self._runtime.settings.run_lease_s
+        while True:
+            await asyncio.sleep(lease_s / 4)
+            mine = list(self._executions.values())  # before the look, or a new one would seem lost
+            async with self._runtime.database.connection() as connection:
+                await workers.renew(connection, self.name, lease_s)
+                held = await runs.held(connection, self.name)
+            for execution in mine:
+                self._compare(execution, held.get(execution.run.id))
+
+    async def sweep(self) -> None:
+        """Put back what dead processes held, and claim what waited too long for its client."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            async with self._runtime.database.connection() as connection:
+                if await workers.release_dead(connection):
+                    self._work.set()
+                overdue = []
+                if self.has_room:
+                    overdue = await runs.claim_overdue(connection, self.name, _CLAIM_AT_ONCE)
+                await workers.forget_old(connection)
+            for run in overdue:
+                self.execute(run)
+
+    async def save_drafts(self) -> None:
+        """Save half-written messages now and then, for readers and for the case of a crash."""
+        while True:
+            await asyncio.sleep(self._runtime.settings.draft_interval_s)
+            together = Progress()
+            for execution in list(self._executions.values()):
+                if draft := execution.draft():
+                    together.messages += draft.messages
+                    together.steps += draft.steps
+            if together.messages:
+                async with self._runtime.database.connection() as connection:
+                    await runs.save_drafts(connection, self.name, together)
+
+    # --- start and stop ---
+
+    async def start(self) -> None:
+        async with self._runtime.database.connection() as connection:
+            await workers.renew(connection, self.name, self._runtime.settings.run_lease_s)
+        self._accepts = True
+
+    def stop_accepting(self) -> None:
+        self._accepts = False
+
+    async def stop(self) -> None:
+        """Let runs finish for `drain_timeout_s`, hand back the rest."""
+        self.stop_accepting()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._runtime.settings.drain_timeout_s)
+        for execution in self._executions.values():
+            execution.interrupt.fire(Reason.HAND_BACK)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._runtime.settings.run_lease_s)
+        async with self._runtime.database.connection() as connection:
+            await workers.remove(connection, self.name)
+
+    # --- what they share ---
+
+    async def _claim(self) -> bool:
+        room = self._runtime.settings.max_concurrent_runs - len(self._tasks)
+        async with self._runtime.database.connection() as connection:
+            claimed = await runs.claim(connection, self.name, min(room, _CLAIM_AT_ONCE))
+        for run in claimed:
+            self.execute(run)
+        return bool(claimed)
+
+    async def _perform(self, execution: Execution) -> None:
+        run = execution.run
+        try:
+            await execution.perform()
+        except Exception:
+            log.exception("execution_broke", run_id=run.id)
+            await self._give_up(run)
+        finally:
+            if self._executions.get(run.id) is execution:
+                del self._executions[run.id]
+            self._events.end(run.id)
+            if len(self._tasks) >= self._runtime.settings.max_concurrent_runs:
+                self._work.set()  # there is room again
+
+    async def _give_up(self, run: Run) -> None:
+        """Our own fault, and even the regular way to fail has failed: end it with nothing else."""
+        run.last_error = {"code": "server_error", "message": UNKNOWN_FAULT}
+        run.failed_at, run.completed_at, run.cancelled_at = run.created_at, None, None
+        run.required_action = run.incomplete_details = None
+        async with self._runtime.database.connection() as connection:
+            await runs.advance(connection, run, RunStatus.FAILED, Progress())
+
+    def _compare(self, execution: Execution, found: tuple[int, str] | None) -> None:
+        """The poll behind the hints: a cancel that nobody told us of, a run that is gone."""
+        if found is None or found[0] != execution.run.claims:
+            # It may have just ended; then there is nothing left to interrupt.
+            execution.interrupt.fire(Reason.LOST)
+        elif found[1] == RunStatus.CANCELLING:
+            execution.interrupt.fire(Reason.CANCEL)
+
+    async def _hint(self, message: str) -> None:
+        async with self._runtime.database.connection() as connection:
+            await notify.hint(connection, message)

@@ -1,0 +1,67 @@
+"""Tool outputs from the client: checked against what the run waits for, then the run goes on."""
+
+import time
+
+from threadmill.errors import InvalidRequest
+from threadmill.lifecycle import RunStatus, StepStatus
+from threadmill.runs.executor import Executor
+from threadmill.schemas.requests import ToolOutput
+from threadmill.store import runs
+from threadmill.store.database import Connection
+from threadmill.store.rows import Run, Step
+
+
+async def accept(
+    connection: Connection,
+    executor: Executor,
+    run: Run,
+    outputs: list[ToolOutput],
+    *,
+    streams: bool,
+) -> tuple[Run, Step]:
+    """The resumed run and the step that is complete now. Of two who submit at once one wins."""
+    if run.status != RunStatus.REQUIRES_ACTION:
+        raise _refused(run.status)
+    if run.expires_at <= time.time():
+        raise _refused(RunStatus.EXPIRED)  # in a moment it will be
+    step = await runs.waiting_step(connection, run.id)
+    if step is None:  # somebody was faster between our two looks
+        return await _lost(connection, run)
+    _fill_in(step, outputs)
+    resumed = await runs.resume(
+        connection,
+        run,
+        step,
+        to=RunStatus.IN_PROGRESS if executor.has_room else RunStatus.QUEUED,
+        worker=executor.name if executor.has_room or streams else None,
+    )
+    if resumed is None:
+        return await _lost(connection, run)
+    step.status, step.completed_at, step.expires_at = StepStatus.COMPLETED, int(time.time()), None
+    return resumed, step
+
+
+def _fill_in(step: Step, outputs: list[ToolOutput]) -> None:
+    """Raises InvalidRequest unless there is exactly one output for each call."""
+    calls = {call["id"]: call for call in step.step_details["tool_calls"]}
+    sent = [output.tool_call_id for output in outputs]
+    if sorted(sent) != sorted(calls):
+        raise InvalidRequest(
+            f"Expected tool outputs for call_ids {_listed(calls)}, got {_listed(sent)}"
+        )
+    for output in outputs:
+        calls[output.tool_call_id]["function"]["output"] = output.output or ""
+
+
+async def _lost(connection: Connection, run: Run) -> tuple[Run, Step]:
+    now = await runs.get(connection, run.project_id, run.thread_id, run.id)
+    raise _refused(now.status)
+
+
+def _refused(status: str) -> InvalidRequest:
+    return InvalidRequest(f'Runs in status "{status}" do not accept tool outputs.')
+
+
+def _listed(call_ids: list[str] | dict[str, object]) -> str:
+    """As Python writes a list of strings: clients match on that."""
+    return repr([call_id[:64] for call_id in list(call_ids)[:128]])

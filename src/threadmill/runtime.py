@@ -1,0 +1,66 @@
+"""What one process holds: opened once, in this order, and closed in reverse."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import msgspec
+import structlog
+
+from threadmill.blobs import Blobs
+from threadmill.embedded_postgres import EmbeddedPostgres
+from threadmill.llm.client import ModelClient
+from threadmill.llm.tokens import TokenCounter
+from threadmill.settings import Settings
+from threadmill.store import migrate
+from threadmill.store.database import Database
+
+log = structlog.get_logger()
+
+
+class Runtime(msgspec.Struct):
+    settings: Settings
+    database: Database
+    blobs: Blobs
+    models: ModelClient
+    tokens: TokenCounter
+    postgres: EmbeddedPostgres | None  # None: the database is somebody else's
+
+
+class OldSchema(Exception):
+    """The database is not at this version's schema, and nobody said that we may change it."""
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+    """Raises OldSchema, EmbeddedPostgresError, psycopg.Error, OSError or ValueError, each with a
+    text for whoever typed the command."""
+    async with AsyncExitStack() as stack:
+        postgres = None
+        url = settings.database_url
+        if url is None:
+            postgres = await EmbeddedPostgres.start(settings.data_dir)
+            stack.push_async_callback(postgres.stop)
+            url = postgres.url
+        await _check_schema(url, may_upgrade=postgres is not None)
+        database = Database(url, max_connections=settings.database_pool_max_connections)
+        await database.open()
+        stack.push_async_callback(database.close)
+        blobs = Blobs(settings.blob_url or f"file://{settings.data_dir.absolute() / 'files'}")
+        models = await stack.enter_async_context(ModelClient(settings))
+        tokens = TokenCounter(settings.data_dir / "tiktoken", settings.tokenizer_download_timeout_s)
+        yield Runtime(settings, database, blobs, models, tokens, postgres)
+
+
+async def _check_schema(url: str, *, may_upgrade: bool) -> None:
+    """Our own database is brought up to date; somebody else's only by `threadmill migrate`."""
+    found = await asyncio.to_thread(migrate.current, url)
+    if found == migrate.HEAD:
+        return
+    if not may_upgrade:
+        raise OldSchema(
+            f"The database is at revision {found or 'none'}, this version needs {migrate.HEAD}."
+            " Type: threadmill migrate"
+        )
+    log.info("migrating", found=found, to=migrate.HEAD)
+    await asyncio.to_thread(migrate.upgrade, url)

@@ -1,0 +1,160 @@
+"""What clients see. Field for field and in the order of the original's answers.
+
+Each is made from a row by `msgspec.convert(row, Shape, from_attributes=True)`; that and encoding
+take microseconds, which counts where every event of a stream carries such an object.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+Json = dict[str, Any]
+Shape = TypeVar("Shape", bound=msgspec.Struct)
+
+
+def shape(row: Any, wanted: type[Shape]) -> Shape:
+    return msgspec.convert(row, wanted, from_attributes=True)
+
+
+class Assistant(msgspec.Struct):
+    id: str
+    created_at: int
+    name: str | None
+    description: str | None
+    model: str
+    instructions: str | None
+    tools: list[Json]
+    tool_resources: Json
+    metadata: dict[str, str]
+    reasoning_effort: str | None
+    response_format: Any
+    temperature: float | None = 1.0
+    top_p: float | None = 1.0
+    object: str = "assistant"
+
+    def __post_init__(self) -> None:
+        self.temperature, self.top_p = _shown(self.temperature), _shown(self.top_p)
+
+
+class Thread(msgspec.Struct):
+    id: str
+    created_at: int
+    metadata: dict[str, str]
+    tool_resources: Json
+    object: str = "thread"
+
+
+class Message(msgspec.Struct):
+    id: str
+    created_at: int
+    assistant_id: str | None
+    thread_id: str
+    run_id: str | None
+    status: str
+    incomplete_details: Json | None
+    incomplete_at: int | None
+    completed_at: int | None
+    role: str
+    content: list[Json]
+    attachments: list[Json]
+    metadata: dict[str, str]
+    object: str = "thread.message"
+
+
+class Run(msgspec.Struct):
+    id: str
+    created_at: int
+    assistant_id: str
+    thread_id: str
+    status: str
+    started_at: int | None
+    expires_at: int | None
+    cancelled_at: int | None
+    failed_at: int | None
+    completed_at: int | None
+    required_action: Json | None
+    last_error: Json | None
+    model: str
+    instructions: str | None
+    tools: list[Json]
+    tool_resources: Json
+    metadata: dict[str, str]
+    temperature: float | None
+    top_p: float | None
+    reasoning_effort: str | None
+    max_completion_tokens: int | None
+    max_prompt_tokens: int | None
+    truncation_strategy: Json
+    incomplete_details: Json | None
+    usage: Json | None
+    response_format: Any
+    tool_choice: Any
+    parallel_tool_calls: bool
+    object: str = "thread.run"
+
+    def __post_init__(self) -> None:
+        self.temperature, self.top_p = _shown(self.temperature), _shown(self.top_p)
+        if self.usage is not None:  # it has ended, and what has ended expires no more
+            self.expires_at = None
+
+
+class Step(msgspec.Struct):
+    id: str
+    created_at: int
+    run_id: str
+    assistant_id: str
+    thread_id: str
+    type: str
+    status: str
+    cancelled_at: int | None
+    completed_at: int | None
+    expires_at: int | None
+    expired_at: int | None
+    failed_at: int | None
+    last_error: Json | None
+    step_details: Json
+    usage: Json | None
+    metadata: dict[str, str] = {}
+    object: str = "thread.run.step"
+
+
+class File(msgspec.Struct):
+    id: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    status: str = "processed"
+    status_details: str | None = None
+    object: str = "file"
+
+
+class Page(msgspec.Struct):
+    data: list[Any]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    object: str = "list"
+
+
+def page(rows: list[Any], wanted: type[Shape], has_more: bool) -> Page:
+    return Page(
+        data=[shape(row, wanted) for row in rows],
+        first_id=rows[0].id if rows else None,
+        last_id=rows[-1].id if rows else None,
+        has_more=has_more,
+    )
+
+
+class Deleted(msgspec.Struct):
+    """The answer to a DELETE; `object` is the kind with `.deleted` behind (but not for files)."""
+
+    id: str
+    object: str
+    deleted: bool = True
+
+
+def _shown(value: float | None) -> float:
+    """temperature and top_p read 1.0 where they were never set."""
+    return 1.0 if value is None else value

@@ -1,0 +1,285 @@
+"""Every table, as the migrations leave it (a test holds that they agree).
+
+Times that clients see are whole Unix seconds, as on the wire. What only we look at (leases) is a
+timestamp of the database's own clock. JSON that must come back with its keys in order is `json`;
+metadata, which is searched, is `jsonb`.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from threadmill.lifecycle import ACTIVE, MessageStatus, RunStatus, StepStatus
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+
+def _one_of(column: str, values: type[RunStatus] | type[StepStatus] | type[MessageStatus]) -> str:
+    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+def _seq() -> Column[int]:
+    """The order of creation: what lists are sorted by, for many objects share one second."""
+    return Column("seq", BigInteger, Identity(always=False), nullable=False)
+
+
+_ACTIVE = f"status IN ({', '.join(sorted(repr(status.value) for status in ACTIVE))})"
+_NO_JSON = text("'{}'")
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("hint", Text, nullable=False),  # its first and last characters, to tell keys apart
+    Column("hash", LargeBinary, nullable=False, unique=True),  # SHA-256; the key is never stored
+    Column("created_at", BigInteger, nullable=False),
+    Column("last_used_at", BigInteger),
+    Column("revoked_at", BigInteger),
+)
+
+assistants = Table(
+    "assistants",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("name", Text),
+    Column("description", Text),
+    Column("model", Text, nullable=False),
+    Column("instructions", Text),
+    Column("tools", JSON, nullable=False),
+    Column("tool_resources", JSON, nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=_NO_JSON),
+    Column("temperature", Double),  # null: never set, so never sent to the model
+    Column("top_p", Double),
+    Column("reasoning_effort", Text),
+    Column("response_format", JSON, nullable=False),
+    Index(None, "project_id", "seq"),
+)
+
+threads = Table(
+    "threads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=_NO_JSON),
+    Column("tool_resources", JSON, nullable=False),
+    # The lock of the thread: set when a run starts, cleared when it ends, both in one statement
+    # with the run itself. A condition on this row is what races for the thread are decided by.
+    Column("active_run_id", Text),
+    Column("last_run_status", Text),
+    Column("active_at", BigInteger, nullable=False),
+    Column("first_user_text", Text),
+    Index(None, "project_id", "seq"),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, nullable=False),
+    Column("thread_id", Text, ForeignKey("threads.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("incomplete_details", JSON),
+    Column("completed_at", BigInteger),
+    Column("incomplete_at", BigInteger),
+    Column("role", Text, nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("assistant_id", Text),
+    Column("run_id", Text),
+    Column("attachments", JSON, nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=_NO_JSON),
+    Column("token_count", Integer),  # of the text, counted when first needed
+    CheckConstraint(_one_of("status", MessageStatus), name="status"),
+    CheckConstraint("role IN ('user', 'assistant')", name="role"),
+    Index(None, "thread_id", "seq"),
+    Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, nullable=False),
+    Column("thread_id", Text, ForeignKey("threads.id", ondelete="CASCADE"), nullable=False),
+    Column("assistant_id", Text, nullable=False),  # the assistant may be deleted; the run stays
+    Column("created_at", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("started_at", BigInteger),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("cancelled_at", BigInteger),
+    Column("failed_at", BigInteger),
+    Column("completed_at", BigInteger),
+    Column("required_action", JSON),
+    Column("last_error", JSON),
+    Column("incomplete_details", JSON),
+    # The effective values, frozen at creation: a later change of the assistant does not touch them.
+    Column("model", Text, nullable=False),
+    Column("instructions", Text),
+    Column("tools", JSON, nullable=False),
+    Column("tool_resources", JSON, nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=_NO_JSON),
+    Column("temperature", Double),
+    Column("top_p", Double),
+    Column("reasoning_effort", Text),
+    Column("max_prompt_tokens", Integer),
+    Column("max_completion_tokens", Integer),
+    Column("truncation_strategy", JSON, nullable=False),
+    Column("response_format", JSON, nullable=False),
+    Column("tool_choice", JSON, nullable=False),
+    Column("parallel_tool_calls", Boolean, nullable=False),
+    # The sums over the turns so far; clients see them when the run has ended.
+    Column("prompt_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("completion_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("cached_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default=text("0")),
+    # Who executes it. `claims` counts every taking over: an executor writes only under the number
+    # it was given, so one that lost the run to another cannot write to it any more.
+    Column("worker", Text),
+    Column("claims", Integer, nullable=False, server_default=text("0")),
+    Column(
+        "attempts", Integer, nullable=False, server_default=text("0")
+    ),  # since the last progress
+    Column("turns", Integer, nullable=False, server_default=text("0")),
+    Column("queued_at", Double, nullable=False),  # last, in Unix seconds with fractions
+    CheckConstraint(_one_of("status", RunStatus), name="status"),
+    CheckConstraint(
+        "(required_action IS NOT NULL) = (status = 'requires_action')", name="required_action"
+    ),
+    CheckConstraint(
+        "worker IS NULL OR status IN ('queued', 'in_progress', 'cancelling')", name="worker"
+    ),
+    CheckConstraint("(status = 'cancelled') = (cancelled_at IS NOT NULL)", name="cancelled_at"),
+    CheckConstraint("(status = 'failed') = (failed_at IS NOT NULL)", name="failed_at"),
+    CheckConstraint(
+        "(status IN ('completed', 'incomplete')) = (completed_at IS NOT NULL)", name="completed_at"
+    ),
+    Index(None, "thread_id", "seq"),
+    Index("runs_active_thread_key", "thread_id", unique=True, postgresql_where=text(_ACTIVE)),
+    # The queue: what no executor holds.
+    Index(
+        "runs_queue_idx",
+        "seq",
+        postgresql_where=text(
+            "worker IS NULL AND status IN ('queued', 'in_progress', 'cancelling')"
+        ),
+    ),
+    Index("runs_held_idx", "worker", postgresql_where=text("worker IS NOT NULL")),
+    Index("runs_waiting_idx", "expires_at", postgresql_where=text("status = 'requires_action'")),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, nullable=False),
+    Column("thread_id", Text, nullable=False),
+    Column("run_id", Text, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("assistant_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("cancelled_at", BigInteger),
+    Column("completed_at", BigInteger),
+    Column("expired_at", BigInteger),
+    Column("failed_at", BigInteger),
+    Column("last_error", JSON),
+    Column("step_details", JSON, nullable=False),
+    Column("usage", JSON),
+    Column("turn", Integer, nullable=False),  # which model turn made it: see the table `turns`
+    CheckConstraint(_one_of("status", StepStatus), name="status"),
+    CheckConstraint("type IN ('message_creation', 'tool_calls')", name="type"),
+    Index(None, "run_id", "seq"),
+)
+
+# One row per model turn: what was sent, and where the time went.
+turns = Table(
+    "turns",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("turn", Integer, primary_key=True),
+    Column("request", LargeBinary),  # zlib; null where the setting keep_requests is off
+    Column("record", JSONB, nullable=False),
+)
+
+# One row per process that executes runs; a process whose lease is over has lost its runs.
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("started_at", BigInteger, nullable=False),
+    Column("lease_until", DateTime(timezone=True), nullable=False),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("filename", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Index(None, "project_id", "seq"),
+    Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+)
+
+usage_daily = Table(
+    "usage_daily",
+    metadata,
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("assistant_id", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("runs", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+)

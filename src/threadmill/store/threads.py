@@ -1,0 +1,113 @@
+"""Threads. Their `active_run_id` is the lock that keeps one run at a time."""
+
+import time
+from typing import Any
+
+from psycopg.types.json import Json, Jsonb
+
+from threadmill import ids
+from threadmill.errors import not_found
+from threadmill.store import messages, query
+from threadmill.store.database import Connection
+from threadmill.store.messages import NewMessage
+from threadmill.store.page import Cursor, page
+from threadmill.store.rows import Thread, columns
+
+_JSON = {"tool_resources": Json, "metadata": Jsonb}
+
+
+async def create(
+    connection: Connection,
+    project_id: str,
+    *,
+    metadata: dict[str, str],
+    tool_resources: dict[str, Any],
+    first_messages: list[NewMessage],
+) -> Thread:
+    """A thread with its first messages, in one statement."""
+    now = int(time.time())
+    thread_id = ids.new("thread")
+    thread = (
+        "INSERT INTO threads"
+        " (id, project_id, created_at, metadata, tool_resources, active_at, first_user_text)"
+        " VALUES (%(id)s, %(project_id)s, %(now)s, %(metadata)s, %(tool_resources)s, %(now)s,"
+        f" %(first_user_text)s) RETURNING {columns(Thread)}"
+    )
+    values: dict[str, Any] = {
+        "id": thread_id,
+        "project_id": project_id,
+        "now": now,
+        "metadata": Jsonb(metadata),
+        "tool_resources": Json(tool_resources),
+        "first_user_text": messages.first_user_text(first_messages),
+    }
+    if first_messages:
+        thread = f"WITH thread AS ({thread}), added AS ({messages.ADD}) SELECT * FROM thread"
+        values["messages"] = messages.as_json(
+            first_messages, thread_id=thread_id, project_id=project_id, now=now
+        )
+    row = await query.one(connection, Thread, thread, values)
+    assert row is not None
+    return row
+
+
+async def get(
+    connection: Connection, project_id: str, thread_id: str, *, for_update: bool = False
+) -> Thread:
+    """With `for_update` nobody else changes it until the transaction ends."""
+    row = await query.one(
+        connection,
+        Thread,
+        f"SELECT {columns(Thread)} FROM threads WHERE id = %(id)s AND project_id = %(project_id)s"
+        + (" FOR NO KEY UPDATE" if for_update else ""),
+        {"id": thread_id, "project_id": project_id},
+    )
+    if row is None:
+        raise not_found("thread", thread_id)
+    return row
+
+
+async def modify(connection: Connection, project_id: str, thread_id: str, **fields: Any) -> Thread:
+    """Set the given columns and leave the others."""
+    if not fields:
+        return await get(connection, project_id, thread_id)
+    adapted = {name: _JSON[name](value) for name, value in fields.items()}
+    row = await query.one(
+        connection,
+        Thread,
+        f"UPDATE threads SET {', '.join(f'{name} = %({name})s' for name in fields)}"
+        f" WHERE id = %(id)s AND project_id = %(project_id)s RETURNING {columns(Thread)}",
+        adapted | {"id": thread_id, "project_id": project_id},
+    )
+    if row is None:
+        raise not_found("thread", thread_id)
+    return row
+
+
+async def remove(connection: Connection, project_id: str, thread_id: str) -> str | None:
+    """Delete the thread with all that is in it; the id of the run that was active, if one was.
+
+    Wants a transaction. Runs go first: an executor that ends one locks the run, then the thread,
+    and so must we.
+    """
+    scope = {"id": thread_id, "project_id": project_id}
+    await query.execute(
+        connection,
+        "DELETE FROM runs WHERE thread_id = %(id)s AND project_id = %(project_id)s",
+        scope,
+    )
+    active_run_id = await query.value(
+        connection,
+        "DELETE FROM threads WHERE id = %(id)s AND project_id = %(project_id)s"
+        " RETURNING coalesce(active_run_id, '')",
+        scope,
+    )
+    if active_run_id is None:
+        raise not_found("thread", thread_id)
+    return active_run_id or None
+
+
+async def list_page(
+    connection: Connection, project_id: str, cursor: Cursor
+) -> tuple[list[Thread], bool]:
+    return await page(connection, Thread, "threads", cursor, "thread", project_id=project_id)

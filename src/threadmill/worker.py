@@ -1,0 +1,73 @@
+"""A process's background work: small services that start together and stop together."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+import psycopg
+import structlog
+
+from threadmill.runs.events import Events
+from threadmill.runs.executor import Executor
+from threadmill.runtime import Runtime
+from threadmill.store.notify import Hints
+
+log = structlog.get_logger()
+
+_PAUSE_AFTER_FAULT_S = 1.0
+
+
+class Worker:
+    """Whoever holds one watches `died`: a service that ends by itself is a fault, and a process
+    that cannot do its work should say so and stop."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.settings = runtime.settings
+        self.events = Events(runtime.settings.stream_backlog_max_bytes)
+        self.executor = Executor(runtime, self.events)
+        self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._hints = Hints(runtime.database.url, self.executor.on_hint)
+        self._postgres = runtime.postgres
+        self._services: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        await self.executor.start()
+        for service in (
+            self.executor.claim_work,
+            self.executor.keep_lease,
+            self.executor.sweep,
+            self.executor.save_drafts,
+            self._hints.run,
+        ):
+            self._spawn(_through_faults(service))
+        if self._postgres is not None:
+            self._spawn(self._postgres.wait())
+        await self._hints.listening.wait()
+
+    async def stop(self) -> None:
+        """Finish or hand back what runs here, then end the services."""
+        await self.executor.stop()
+        for service in self._services:
+            service.remove_done_callback(self._on_end)
+            service.cancel()
+        await asyncio.gather(*self._services, return_exceptions=True)
+
+    def _spawn(self, service: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(service)
+        task.add_done_callback(self._on_end)
+        self._services.append(task)
+
+    def _on_end(self, service: asyncio.Task[None]) -> None:
+        if service.cancelled() or self.died.done():
+            return
+        fault = service.exception()
+        self.died.set_result(repr(fault) if fault else f"{service.get_coro()} has ended")
+
+
+async def _through_faults(service: Callable[[], Coroutine[None, None, None]]) -> None:
+    """A database that is away for a while ends no service."""
+    while True:
+        try:
+            await service()
+        except psycopg.OperationalError as fault:
+            log.warning("database_away", service=service.__name__, error=str(fault).strip())
+            await asyncio.sleep(_PAUSE_AFTER_FAULT_S)
