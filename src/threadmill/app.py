@@ -8,11 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
-import psycopg
 import structlog
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -29,6 +27,7 @@ from threadmill.errors import (
 )
 from threadmill.runtime import Runtime, open_runtime
 from threadmill.settings import Settings
+from threadmill.store.database import NoConnectionFree, Unreachable
 from threadmill.worker import Worker
 
 log = structlog.get_logger()
@@ -51,7 +50,7 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
         app.include_router(room.router, prefix="/v1")
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)
-    app.add_exception_handler(psycopg.OperationalError, _render_database_away)
+    app.add_exception_handler(Unreachable, _render_database_away)
     app.add_exception_handler(Exception, _render_fault)
     return Envelope(app)
 
@@ -197,7 +196,7 @@ async def _render_http(request: Request, error: Exception) -> Response:
 async def _render_database_away(request: Request, error: Exception) -> Response:
     answer = await _render(request, Unavailable("The database cannot be reached right now."))
     # A write whose answer was lost may have been done: repeating it could do it twice.
-    is_safe = request.method == "GET" or isinstance(error, PoolTimeout)
+    is_safe = request.method == "GET" or isinstance(error, NoConnectionFree)
     answer.headers["x-should-retry"] = "true" if is_safe else "false"
     return answer
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, NoReturn, TypeVar
 
-import psycopg
 import structlog
 import typer
 from pydantic import ValidationError
@@ -20,7 +19,7 @@ from threadmill.runtime import OldSchema
 from threadmill.settings import Settings
 from threadmill.store import migrate as migrations
 from threadmill.store import projects
-from threadmill.store.database import Connection, prepare
+from threadmill.store.database import Connection, DatabaseError, connect
 
 T = TypeVar("T")
 
@@ -188,7 +187,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         with asyncio.Runner(loop_factory=_new_loop()) as runner:
             result = runner.run(work)
-    except (server.NotSafe, OldSchema, EmbeddedPostgresError, psycopg.Error, OSError) as fault:
+    except (server.NotSafe, OldSchema, EmbeddedPostgresError, DatabaseError, OSError) as fault:
         _fail(str(fault).strip())
     except ValueError as fault:  # a URL that cannot be one
         _fail(str(fault))
@@ -228,8 +227,7 @@ async def _with_database(settings: Settings, call: Any) -> None:
     async with _database_url(settings) as url:
         if await asyncio.to_thread(migrations.current, url) is None:
             await asyncio.to_thread(migrations.upgrade, url)
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            await prepare(connection)
+        async with connect(url) as connection:
             await call(connection)
 
 

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 
-import psycopg
 import structlog
 
 from threadmill.runs.events import Events
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
+from threadmill.store.database import Unreachable
 from threadmill.store.notify import Hints
 
 log = structlog.get_logger()
@@ -68,6 +68,6 @@ async def _through_faults(service: Callable[[], Coroutine[None, None, None]]) ->
     while True:
         try:
             await service()
-        except psycopg.OperationalError as fault:
+        except Unreachable as fault:
             log.warning("database_away", service=service.__name__, error=str(fault).strip())
             await asyncio.sleep(_PAUSE_AFTER_FAULT_S)

@@ -160,6 +160,18 @@ class ModelClient:
         self._listed = time.monotonic(), models
         return models
 
+    async def models_of(self, endpoint: Endpoint) -> list[dict[str, Any]]:
+        """What one endpoint serves, asked anew. Raises UpstreamError."""
+        try:
+            async with asyncio.timeout(self._settings.model_connect_timeout_s):
+                answer = await self._fetch("GET", endpoint, "models", None)
+        except TimeoutError as error:
+            raise self._unreachable(endpoint, error) from error
+        except UpstreamError as failure:
+            failure.message = self._words(failure.message)
+            raise
+        return _read_models(answer, self._started_at)
+
     async def embed(self, texts: list[str]) -> list[list[float]]:
         endpoint, model = self._embedding_endpoint, self._settings.embedding_model
         if endpoint is None or model is None:
@@ -318,14 +330,10 @@ class ModelClient:
         if endpoint is None:
             raise UpstreamError("No model endpoint is configured: set THREADMILL_MODEL_BASE_URL.")
         try:
-            async with asyncio.timeout(self._settings.model_connect_timeout_s):
-                answer = await self._fetch("GET", endpoint, "models", None)
-        except TimeoutError as error:
-            raise self._unreachable(endpoint, error) from error
+            return await self.models_of(endpoint)
         except UpstreamError as failure:
             message = f"The models of {endpoint} could not be listed: {failure.message}"
             raise UpstreamError(message) from failure
-        return _read_models(answer, self._started_at)
 
     # --- ends ---
 

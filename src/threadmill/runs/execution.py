@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import orjson
-import psycopg
 import stamina
 import structlog
 
@@ -27,6 +26,7 @@ from threadmill.runs.interrupt import Interrupt, Interrupted, Reason
 from threadmill.runtime import Runtime
 from threadmill.schemas import objects
 from threadmill.store import files, messages, runs
+from threadmill.store.database import Unreachable
 from threadmill.store.rows import Message, Run, Step, Turn
 from threadmill.store.runs import Progress
 
@@ -87,7 +87,7 @@ class Execution:
             await self._perform()
         except Lost:
             self._voice.break_off()
-        except psycopg.OperationalError:
+        except Unreachable:
             # The database is gone for longer than we try. Our lease ends, and whoever reaches the
             # database first goes on from the last thing that was saved.
             log.exception("run_left_to_others", run_id=self.run.id)
@@ -111,7 +111,7 @@ class Execution:
             await self._end_early(incomplete.reason)
         except (Failed, ModelError) as failed:
             await self._fail(failed.code, failed.message)
-        except (Lost, psycopg.OperationalError):
+        except (Lost, Unreachable):
             raise
         except Exception:
             log.exception("run_failed", run_id=self.run.id)
@@ -483,7 +483,7 @@ class Execution:
         run.status = to
         try:
             async for attempt in stamina.retry_context(
-                on=psycopg.OperationalError, attempts=_WRITE_ATTEMPTS, timeout=30
+                on=Unreachable, attempts=_WRITE_ATTEMPTS, timeout=30
             ):
                 with attempt:
                     async with self._runtime.database.connection() as connection:

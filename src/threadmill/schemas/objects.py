@@ -117,6 +117,10 @@ class Step(msgspec.Struct):
     metadata: dict[str, str] = {}
     object: str = "thread.run.step"
 
+    def __post_init__(self) -> None:
+        if self.status == "in_progress":
+            self.usage = None  # known already while the client is waited for, but not told yet
+
 
 class File(msgspec.Struct):
     id: str

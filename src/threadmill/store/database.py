@@ -14,9 +14,14 @@ import psycopg
 import psycopg.types.json
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 Connection = AsyncConnection[TupleRow]
+
+# What callers may catch, so that they need not know psycopg.
+DatabaseError = psycopg.Error
+Unreachable = psycopg.OperationalError  # not there, gone in the middle, or no connection free
+NoConnectionFree = PoolTimeout  # nothing was sent
 
 _ACQUIRE_TIMEOUT_S = 10.0
 
@@ -60,6 +65,14 @@ CONNECT: dict[str, Any] = {
     "prepare_threshold": 1,
     "application_name": "threadmill",
 }
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[Connection]:
+    """A single connection, for a command that needs no more."""
+    async with await AsyncConnection.connect(url, **CONNECT) as connection:
+        await prepare(connection)
+        yield connection
 
 
 async def prepare(connection: Connection) -> None:

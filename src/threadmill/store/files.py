@@ -1,13 +1,18 @@
-"""Files: what is known of them. Their bytes lie in the blob store under the file's id."""
+"""Files: what is known of them. Their bytes lie in the blob store under the file's id.
 
-import time
+A file that has expired counts as gone, though its row stays until the next sweep.
+"""
+
+from typing import Any
 
 from threadmill.errors import NotFound
 from threadmill.store import query
 from threadmill.store.database import Connection
+from threadmill.store.page import Cursor, page
 from threadmill.store.rows import File, columns
 
 _COLUMNS = columns(File)
+_ALIVE = "(expires_at IS NULL OR expires_at > extract(epoch FROM now()))"
 
 
 def missing(file_id: str) -> NotFound:
@@ -24,13 +29,12 @@ async def create(connection: Connection, file: File) -> None:
 
 
 async def get(connection: Connection, project_id: str, file_id: str) -> File:
-    """Raises NotFound also for a file that has expired and is not swept yet."""
     row = await query.one(
         connection,
         File,
         f"SELECT {_COLUMNS} FROM files WHERE id = %(id)s AND project_id = %(project_id)s"
-        " AND (expires_at IS NULL OR expires_at > %(now)s)",
-        {"id": file_id, "project_id": project_id, "now": int(time.time())},
+        f" AND {_ALIVE}",
+        {"id": file_id, "project_id": project_id},
     )
     if row is None:
         raise missing(file_id)
@@ -41,7 +45,77 @@ async def names(connection: Connection, project_id: str, file_ids: list[str]) ->
     """The names of those of the files that exist."""
     cursor = await connection.execute(
         "SELECT id, filename FROM files WHERE id = ANY(%(ids)s) AND project_id = %(project_id)s"
-        " AND (expires_at IS NULL OR expires_at > %(now)s)",
-        {"ids": file_ids, "project_id": project_id, "now": int(time.time())},
+        f" AND {_ALIVE}",
+        {"ids": file_ids, "project_id": project_id},
     )
     return dict(await cursor.fetchall())
+
+
+async def list_page(
+    connection: Connection, project_id: str, cursor: Cursor, purpose: str | None = None
+) -> tuple[list[File], bool]:
+    alive = f"(SELECT * FROM files WHERE {_ALIVE}) AS alive"
+    scope = {"project_id": project_id} | ({"purpose": purpose} if purpose else {})
+    return await page(connection, File, alive, cursor, "file", **scope)
+
+
+async def remove(connection: Connection, project_id: str, file_id: str) -> None:
+    """Wants a transaction. The bytes are the caller's to delete, after it: a row never points to
+    bytes that are gone."""
+    touched = await query.execute(
+        connection,
+        f"DELETE FROM files WHERE id = %(id)s AND project_id = %(project_id)s AND {_ALIVE}",
+        {"id": file_id, "project_id": project_id},
+    )
+    if not touched:
+        raise missing(file_id)
+    await _detach(connection, [project_id], [file_id])
+
+
+async def remove_expired(connection: Connection, limit: int) -> list[str]:
+    """Remove up to `limit` files that have expired; their ids, whose bytes are the caller's to
+    delete once the transaction that this wants is over."""
+    cursor = await connection.execute(
+        f"""
+        WITH expired AS (
+            SELECT id FROM files WHERE NOT {_ALIVE}
+            ORDER BY expires_at LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED
+        )
+        DELETE FROM files USING expired WHERE files.id = expired.id
+        RETURNING files.id, files.project_id
+        """,
+        {"limit": limit},
+    )
+    removed = await cursor.fetchall()
+    file_ids = [file_id for file_id, _ in removed]
+    if removed:
+        await _detach(connection, sorted({project_id for _, project_id in removed}), file_ids)
+    return file_ids
+
+
+async def _detach(connection: Connection, project_ids: list[str], file_ids: list[str]) -> None:
+    """Take the files from every assistant and thread that gives them to its code interpreter."""
+    values: dict[str, Any] = {"project_ids": project_ids, "file_ids": file_ids}
+    for table in ("assistants", "threads"):
+        # In the order of ids: two that detach files from the same rows would else wait for each
+        # other. Rebuilt key by key: going through jsonb as a whole would change their order.
+        statement = f"""
+            WITH holding AS (
+                SELECT id FROM {table}
+                WHERE project_id = ANY(%(project_ids)s)
+                    AND tool_resources #>> '{{code_interpreter,file_ids,0}}' IS NOT NULL
+                    AND (tool_resources #> '{{code_interpreter,file_ids}}')::jsonb ?| %(file_ids)s
+                ORDER BY id
+                FOR NO KEY UPDATE
+            )
+            UPDATE {table} SET tool_resources = (
+                SELECT json_object_agg(key, CASE key
+                    WHEN 'code_interpreter' THEN json_build_object(
+                        'file_ids', (value -> 'file_ids')::jsonb - %(file_ids)s::text[])
+                    ELSE value END)
+                FROM json_each({table}.tool_resources)
+            )
+            FROM holding WHERE {table}.id = holding.id
+        """
+        await query.execute(connection, statement, values)
