@@ -77,7 +77,7 @@ async def served(settings: Settings) -> AsyncIterator[Served]:
             await worker.start()
             try:
                 demanded = await keys.are_demanded()
-                async with _answering(create_app(runtime, worker, keys), listening, settings):
+                async with _answering(create_app(runtime, worker, keys), listening, worker):
                     yield Served(_address(listening), runtime, worker, demanded)
             finally:
                 await worker.stop()
@@ -97,7 +97,9 @@ async def work(settings: Settings, *, on_start: Callable[[], None]) -> str | Non
         await worker.start()
         try:
             on_start()
-            return await _until_the_end(worker)
+            end = await _until_the_end(worker)
+            await worker.drain()
+            return end
         finally:
             await worker.stop()
 
@@ -133,9 +135,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _answering(
-    app: ASGIApp, listening: socket.socket, settings: Settings
-) -> AsyncIterator[None]:
+async def _answering(app: ASGIApp, listening: socket.socket, worker: Worker) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -144,7 +144,7 @@ async def _answering(
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(int(settings.drain_timeout_s), 1),
+        timeout_graceful_shutdown=max(int(worker.settings.drain_timeout_s), 1),
     )
     server = _Server(config)
     answering = asyncio.create_task(server.serve(sockets=[listening]))
@@ -152,7 +152,7 @@ async def _answering(
         yield
     finally:
         server.should_exit = True
-        await answering
+        await asyncio.gather(answering, worker.drain())
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -27,7 +27,8 @@ class Blobs:
             else:
                 self._store = from_url(url)
         except BaseError as error:
-            raise ValueError(f"Files cannot be kept at '{url}': {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"Files cannot be kept at '{url}': {reason}") from error
 
     async def write(self, blob_id: str, pieces: AsyncIterator[bytes]) -> None:
         """Store the pieces as one blob, which is not seen before it is whole; if one of them

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 import msgspec
 import psycopg
@@ -109,12 +108,18 @@ async def _postgres(settings: Settings) -> AsyncIterator[tuple[str, str]]:
         return
     began = time.monotonic()
     try:
-        postgres = await EmbeddedPostgres.start(settings.data_dir)
+        async with asyncio.timeout(_PATIENCE_S):
+            postgres = await EmbeddedPostgres.start(settings.data_dir)
     except FolderInUse as busy:
         if busy.url is None:
             raise
         yield busy.url, f"embedded in {settings.data_dir}, in use by a threadmill that runs"
         return
+    except TimeoutError:
+        raise EmbeddedPostgresError(
+            f"Postgres in {settings.data_dir} was not up within {_PATIENCE_S:g} seconds. After a"
+            " crash it may need longer, and `threadmill serve` waits for it."
+        ) from None
     try:
         yield postgres.url, f"embedded in {settings.data_dir}, started in {_took(began)}"
     finally:
@@ -171,29 +176,208 @@ def _pgvector(found: Server) -> Finding:
 
 async def _models(settings: Settings) -> list[Finding]:
     """The default endpoint, and those that the [models] table names, each once."""
-    only_models = settings.model_copy(update={"embedding_base_url": None})
+    settings = _impatient(settings.model_copy(update={"embedding_base_url": None}))
     try:
-        routes = Routes(only_models)
-    except ValueError:  # its words may repeat the URL
-        where = "THREADMILL_MODEL_BASE_URL, OPENAI_BASE_URL and base_url in [models]"
-        text = f"Of {where} one does not begin with http:// or https://."
+        endpoints = _endpoints(settings)
+    except ValueError:  # its words may repeat the URL, password and all
+        where = "THREADMILL_MODEL_BASE_URL, OPENAI_BASE_URL or a base_url in [models]"
+        text = f"{where} does not begin with http:// or https://."
         return [Finding("model", "FAIL", text)]
-    endpoints: dict[Endpoint, str] = {}  # and the setting of its key
-    if routes.default is not None:
-        endpoints[routes.default] = _default_key_setting(settings)
-    for name, entry in settings.models.items():
-        route = routes.find(name)
-        if route is None:
-            return [Finding("model", "FAIL", f"[models.{name}] has no endpoint: set its base_url.")]
-        key_setting = f'api_key in [models."{name}"]'
-        endpoints.setdefault(route.endpoint, key_setting if entry.base_url else "")
     if not endpoints:
         text = (
             "No endpoint is set, so runs will fail. Set THREADMILL_MODEL_BASE_URL (for example"
             " http://localhost:11434/v1) and, if it wants a key, THREADMILL_MODEL_API_KEY."
         )
         return [Finding("model", "FAIL", text)]
-    async with ModelClient(_impatient(only_models)) as client:
-        return await asyncio.gather(
-            *(_endpoint(client, endpoint, setting) for endpoint, setting in endpoints.items())
+    async with ModelClient(settings) as client:
+        asked = (_model(client, endpoint, setting) for endpoint, setting in endpoints)
+        return await asyncio.gather(*asked)
+
+
+def _endpoints(settings: Settings) -> list[tuple[Endpoint, str]]:
+    """Each with the setting that holds its key."""
+    routes = Routes(settings)
+    endpoints = [] if routes.default is None else [(routes.default, _default_key(settings))]
+    for name in settings.models:
+        route = routes.find(name)
+        if route and route.endpoint not in [endpoint for endpoint, _ in endpoints]:
+            endpoints.append((route.endpoint, f'api_key in [models."{name}"]'))
+    return endpoints
+
+
+async def _model(client: ModelClient, endpoint: Endpoint, key_setting: str) -> Finding:
+    began = time.monotonic()
+    try:
+        models = await client.models_of(endpoint)
+    except UpstreamError as failure:
+        if failure.status == 404:
+            text = (
+                f"{endpoint} has no list of models (404). If runs fail as well, the URL is wrong:"
+                " most end in /v1."
+            )
+            return Finding("model", "warn", text)
+        remedy = _remedy(failure.status, endpoint, key_setting)
+        return Finding("model", "FAIL", f"{endpoint}: {_sentence(failure.message)} {remedy}")
+    text = f"{endpoint} answers in {_took(began)} and has {_counted(len(models), 'model')}"
+    return Finding("model", "ok", text)
+
+
+async def _embeddings(settings: Settings) -> list[Finding]:
+    if settings.embedding_model is None:
+        text = "file search will work by text alone; set THREADMILL_EMBEDDING_MODEL"
+        return [Finding("embeddings", "warn", text)]
+    settings = _impatient(settings.model_copy(update={"models": {}}))
+    try:
+        endpoint = embedding_endpoint(settings)
+    except ValueError:
+        endpoint = None
+    if endpoint is None:
+        text = (
+            f"There is no endpoint for {settings.embedding_model}. Set"
+            " THREADMILL_EMBEDDING_BASE_URL or THREADMILL_MODEL_BASE_URL to a URL that begins with"
+            " http:// or https://."
         )
+        return [Finding("embeddings", "FAIL", text)]
+    async with ModelClient(settings) as client:
+        return [await _embedding(client, endpoint, settings)]
+
+
+async def _embedding(client: ModelClient, endpoint: Endpoint, settings: Settings) -> Finding:
+    began = time.monotonic()
+    try:
+        [vector] = await client.embed(["Does it embed?"])
+    except ModelError as failure:
+        status = getattr(failure.__cause__, "status", None)  # of the UpstreamError behind it
+        own_key = settings.embedding_api_key or settings.embedding_base_url
+        key_setting = "THREADMILL_EMBEDDING_API_KEY" if own_key else _default_key(settings)
+        remedy = _remedy(status, endpoint, key_setting)
+        return Finding("embeddings", "FAIL", f"{endpoint}: {_sentence(failure.message)} {remedy}")
+    wanted = settings.embedding_dimensions
+    if wanted is not None and len(vector) != wanted:
+        text = (
+            f"{settings.embedding_model} answers with {len(vector)} dimensions although"
+            f" {wanted} were asked for: correct or unset THREADMILL_EMBEDDING_DIMENSIONS."
+        )
+        return Finding("embeddings", "FAIL", text)
+    text = f"{settings.embedding_model} has {len(vector)} dimensions and took {_took(began)}"
+    return Finding("embeddings", "ok", text)
+
+
+def _remedy(status: int | None, endpoint: Endpoint, key_setting: str) -> str:
+    if status in (401, 403):
+        has_key = "Authorization" in endpoint.headers
+        return f"Put {'the right' if has_key else 'a'} key into {key_setting}."
+    return "Is it running, and is its URL right?" if status is None else ""
+
+
+def _default_key(settings: Settings) -> str:
+    is_from_openai = settings.model_api_key is None and settings.endpoint_api_key is not None
+    return "OPENAI_API_KEY" if is_from_openai else "THREADMILL_MODEL_API_KEY"
+
+
+def _impatient(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={
+            "model_connect_timeout_s": min(settings.model_connect_timeout_s, _PATIENCE_S),
+            "model_idle_timeout_s": min(settings.model_idle_timeout_s, _PATIENCE_S),
+        }
+    )
+
+
+# --- the machine ---
+
+
+async def _tokenizer(settings: Settings) -> list[Finding]:
+    # The order in which tiktoken itself looks.
+    named = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    folder = Path(named) if named else settings.data_dir / "tiktoken"
+    patience_s = min(settings.tokenizer_download_timeout_s, _PATIENCE_S)
+    state = await TokenCounter(folder, patience_s).load(_TOKENIZER_OF)
+    if state.exact:
+        return [Finding("tokenizer", "ok", f"{state.encoding} is in {folder}, counts are exact")]
+    fetch = f"import tiktoken; tiktoken.get_encoding('{state.encoding}')"
+    text = (
+        f"token counts are estimates, for {state.encoding} could not be downloaded. Where there is"
+        f' internet, type: TIKTOKEN_CACHE_DIR=. python -c "{fetch}"  and copy the file to {folder}'
+    )
+    return [Finding("tokenizer", "warn", text)]
+
+
+async def _sandbox(settings: Settings) -> list[Finding]:
+    hosts = docker.hosts(settings.docker_hosts)
+    pairs = await asyncio.gather(*(_engine(settings, host) for host in hosts))
+    return [finding for pair in pairs for finding in pair]
+
+
+async def _engine(settings: Settings, host: str) -> list[Finding]:
+    image, shown = settings.sandbox_image, docker.shown(host)
+    # Whoever names engines wants them; on other machines there may simply be no Docker.
+    bad: Mark = "FAIL" if settings.docker_hosts else "warn"
+    try:
+        engine = await docker.look(host, image, _PATIENCE_S / 2)
+    except docker.EngineAway as fault:
+        setting = "THREADMILL_DOCKER_HOSTS" if settings.docker_hosts else "DOCKER_HOST"
+        text = (
+            f"code_interpreter will not work: no Docker engine at {shown} ({fault})."
+            f" Start it, or set {setting}."
+        )
+        no_engine = f"{image} was not looked for, as there is no engine."
+        return [Finding("docker", bad, text), Finding("image", "-", no_engine)]
+    findings = [Finding("docker", "ok", f"engine {engine.version} at {shown}")]
+    if engine.has_image:
+        return [*findings, Finding("image", "ok", f"{image} is on {shown}")]
+    command = f"docker -H {shown}" if settings.docker_hosts else "docker"
+    text = (
+        f"code_interpreter will not work: {image} is not on {shown}. In a checkout of Threadmill"
+        f" type: {command} build -t {image} sandbox-image"
+    )
+    return [*findings, Finding("image", bad, text)]
+
+
+async def _disk(settings: Settings) -> list[Finding]:
+    place, free_bytes, is_writable = await asyncio.to_thread(_look_at_disk, settings.data_dir)
+    free = f"{free_bytes / 1024**3:.1f} GB are free in {place}"
+    if not is_writable:
+        text = f"{place} cannot be written to. Change its owner, or set THREADMILL_DATA_DIR."
+        return [Finding("disk", "FAIL", text)]
+    if free_bytes < _DISK_LOW_BYTES:
+        text = f"Only {free}. Make room, or set THREADMILL_DATA_DIR to a larger disk."
+        return [Finding("disk", "warn", text)]
+    return [Finding("disk", "ok", free)]
+
+
+def _look_at_disk(folder: Path) -> tuple[Path, int, bool]:
+    """Of the folder or, where it has not been made yet, the nearest above it."""
+    folder = folder.absolute()
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    return place, shutil.disk_usage(place).free, os.access(place, os.W_OK | os.X_OK)
+
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("database", _database),
+    ("model", _models),
+    ("embeddings", _embeddings),
+    ("tokenizer", _tokenizer),
+    ("docker", _sandbox),
+    ("disk", _disk),
+)
+
+
+# --- words ---
+
+
+def _took(began: float) -> str:
+    return f"{time.monotonic() - began:.2f} s"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _sentence(words: object) -> str:
+    text = str(words).strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

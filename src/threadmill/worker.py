@@ -43,8 +43,12 @@ class Worker:
             self._spawn(self._postgres.wait())
         await self._hints.listening.wait()
 
+    async def drain(self) -> None:
+        """Take nothing new, and let what runs here finish for `drain_timeout_s`."""
+        await self.executor.drain()
+
     async def stop(self) -> None:
-        """Finish or hand back what runs here, then end the services."""
+        """Hand back what still runs here, then end the services."""
         await self.executor.stop()
         for service in self._services:
             service.remove_done_callback(self._on_end)

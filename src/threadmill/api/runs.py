@@ -36,9 +36,6 @@ from threadmill.store.rows import Run, Step, Thread
 
 router = APIRouter()
 
-# The SDKs' polling helpers wait so long between two looks; else 1 s (Python) or 5 s (Node).
-_POLL_AFTER = {"openai-poll-after-ms": "50"}
-
 
 @router.post("/threads/{thread_id}/runs")
 async def create_run(
@@ -115,7 +112,7 @@ async def _begin(
     queued = objects.shape(start.as_queued(run), objects.Run)
     if not streams:
         await _hand_over(run, executor)
-        return Json(queued, headers=_POLL_AFTER)
+        return Json(queued, headers=_poll_after(executor))
     listener = events.listen(run.id)
     voice = Voice(events, run.id)
     if thread is not None:
@@ -149,11 +146,17 @@ async def list_runs(
 
 @router.get("/threads/{thread_id}/runs/{run_id}")
 async def retrieve_run(
-    project_id: ProjectId, runtime: RuntimeDep, thread_id: str, run_id: str
+    project_id: ProjectId,
+    runtime: RuntimeDep,
+    executor: ExecutorDep,
+    thread_id: str,
+    run_id: str,
 ) -> Json:
     check_ids(thread_id, run_id)
     async with runtime.database.connection() as connection:
-        return _shown(await runs.get(connection, project_id, thread_id, run_id))
+        run = await runs.get(connection, project_id, thread_id, run_id)
+    is_over = run.has_ended or run.status == RunStatus.REQUIRES_ACTION
+    return Json(objects.shape(run, objects.Run), headers=None if is_over else _poll_after(executor))
 
 
 @router.post("/threads/{thread_id}/runs/{run_id}")
@@ -187,7 +190,7 @@ async def cancel_run(
     async with runtime.database.connection() as connection:
         run = await runs.request_cancel(connection, project_id, thread_id, run_id)
     await executor.announce_cancel(run_id)
-    return _shown(run)
+    return Json(objects.shape(run, objects.Run), headers=_poll_after(executor))
 
 
 @router.post("/threads/{thread_id}/runs/{run_id}/submit_tool_outputs")
@@ -208,7 +211,7 @@ async def submit_tool_outputs(
     queued = objects.shape(start.as_queued(run), objects.Run)
     if not streams:
         await _hand_over(run, executor)
-        return Json(queued, headers=_POLL_AFTER)
+        return Json(queued, headers=_poll_after(executor))
     listener = events.listen(run.id)
     _say_resumed(Voice(events, run.id), step, queued)
     executor.execute(run)
@@ -226,6 +229,10 @@ def check_ids(thread_id: str, run_id: str) -> None:
     ids.check("run_id", run_id, "run")
 
 
+def _poll_after(executor: Executor) -> dict[str, str]:
+    """The SDKs' polling helpers wait so long between two looks; else 1 s (Python) or 5 s (Node)."""
+    return {"openai-poll-after-ms": str(executor.poll_after_ms)}
+
+
 def _shown(run: Run) -> Json:
-    is_over = run.has_ended or run.status == RunStatus.REQUIRES_ACTION
-    return Json(objects.shape(run, objects.Run), headers=None if is_over else _POLL_AFTER)
+    return Json(objects.shape(run, objects.Run))

@@ -244,14 +244,17 @@ class Execution:
         """Let the model speak, and pass on what it says."""
         assert self._record is not None
         stream = self._runtime.models.stream(self.run.model, body, record=self._record)
-        with self.interrupt.may_strike():
-            async with aclosing(stream):
-                async for chunks in stream:
-                    for chunk in chunks:
-                        if chunk.tool_calls and answer.writing is not None:
-                            await self._close_writing(answer)
-                        answer.feed(chunk)
-                    self._voice.send()
+        async with aclosing(stream):
+            while True:
+                with self.interrupt.may_strike():
+                    chunks = await anext(stream, None)
+                if chunks is None:
+                    return
+                for chunk in chunks:
+                    if chunk.tool_calls and answer.writing is not None:
+                        await self._close_writing(answer)
+                    answer.feed(chunk)
+                self._voice.send()
 
     async def _close_writing(self, answer: Answer) -> None:
         """The text is over and tool calls follow: a step of its own, saved before it is said."""

@@ -17,6 +17,7 @@ from threadmill.runs.execution import UNKNOWN_FAULT, Execution
 from threadmill.runs.interrupt import Reason
 from threadmill.runtime import Runtime
 from threadmill.store import notify, runs, workers
+from threadmill.store.database import connect
 from threadmill.store.rows import Run
 from threadmill.store.runs import Progress
 
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 
 _LOOK_EVERY_S = 1.0
 _CLAIM_AT_ONCE = 50
+_POLL_AFTER_MS = 50
 _CANCEL = "cancel:"
 _WORK = "work"
 
@@ -46,6 +48,12 @@ class Executor:
     def has_room(self) -> bool:
         limit = self._runtime.settings.max_concurrent_runs
         return self._accepts and len(self._tasks) < limit
+
+    @property
+    def poll_after_ms(self) -> int:
+        """When a client that polls should look again: soon, but not so that many who wait for long
+        answers keep the process from giving them."""
+        return min(_POLL_AFTER_MS + 2 * len(self._tasks), 1000)
 
     def execute(self, run: Run) -> None:
         """Begin with a run that is claimed in the name of this executor; where there is no room it
@@ -98,14 +106,15 @@ class Executor:
     async def keep_lease(self) -> None:
         """Say that this process lives, and learn what became of the runs it holds."""
         lease_s = self._runtime.settings.run_lease_s
-        while True:
-            await asyncio.sleep(lease_s / 4)
-            mine = list(self._executions.values())  # before the look, or a new one would seem lost
-            async with self._runtime.database.connection() as connection:
+        # Not from the pool: a busy process must not wait for its turn to say that it lives.
+        async with connect(self._runtime.database.url) as connection:
+            while True:
                 await workers.renew(connection, self.name, lease_s)
+                mine = list(self._executions.values())  # before the look: new ones would seem lost
                 held = await runs.held(connection, self.name)
-            for execution in mine:
-                self._compare(execution, held.get(execution.run.id))
+                for execution in mine:
+                    self._compare(execution, held.get(execution.run.id))
+                await asyncio.sleep(lease_s / 4)
 
     async def sweep(self) -> None:
         """Put back what dead processes held, and claim what waited too long for its client."""
@@ -117,7 +126,6 @@ class Executor:
                 overdue = []
                 if self.has_room:
                     overdue = await runs.claim_overdue(connection, self.name, _CLAIM_AT_ONCE)
-                await workers.forget_old(connection)
             for run in overdue:
                 self.execute(run)
 
@@ -139,16 +147,18 @@ class Executor:
     async def start(self) -> None:
         async with self._runtime.database.connection() as connection:
             await workers.renew(connection, self.name, self._runtime.settings.run_lease_s)
+            await workers.forget_old(connection)
         self._accepts = True
 
-    def stop_accepting(self) -> None:
+    async def drain(self) -> None:
+        """Take nothing new, and let what runs here finish for `drain_timeout_s`."""
         self._accepts = False
-
-    async def stop(self) -> None:
-        """Let runs finish for `drain_timeout_s`, hand back the rest."""
-        self.stop_accepting()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._runtime.settings.drain_timeout_s)
+
+    async def stop(self) -> None:
+        """Hand back what still runs here."""
+        self._accepts = False
         for execution in self._executions.values():
             execution.interrupt.fire(Reason.HAND_BACK)
         if self._tasks:

@@ -5,8 +5,6 @@ who was first.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 
 
@@ -35,23 +33,34 @@ class Interrupt:
             if self._waiting is not None:
                 self._waiting.cancel()
 
-    @contextmanager
-    def may_strike(self) -> Iterator[None]:
-        """Raises Interrupted where the block waits, once `fire` was called."""
-        if self.reason is not None:
-            raise Interrupted(self.reason)
+    def may_strike(self) -> "_MayStrike":
+        """A block that raises Interrupted where it waits, once `fire` was called."""
+        return _MayStrike(self)
+
+
+class _MayStrike:
+    """Not a generator with `contextmanager`: it is entered for every read of every stream."""
+
+    __slots__ = ("_cancelled_before", "_interrupt")
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
+
+    def __enter__(self) -> None:
+        if self._interrupt.reason is not None:
+            raise Interrupted(self._interrupt.reason)
         task = asyncio.current_task()
         assert task is not None
-        cancelled_before = task.cancelling()
-        self._waiting = task
-        try:
-            yield
-        except asyncio.CancelledError:
-            if self.reason is None or task.uncancel() > cancelled_before:
-                raise  # the task itself was cancelled
-            raise Interrupted(self.reason) from None
-        finally:
-            self._waiting = None
-        if self.reason is not None:  # struck in the very moment in which the block was done
-            task.uncancel()
-            raise Interrupted(self.reason)
+        self._cancelled_before = task.cancelling()
+        self._interrupt._waiting = task
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        task, reason = self._interrupt._waiting, self._interrupt.reason
+        assert task is not None
+        self._interrupt._waiting = None
+        if reason is None:
+            return
+        # Struck: in its wait, or in the very moment in which that was over.
+        was_cancelled_otherwise = task.uncancel() > self._cancelled_before
+        if kind in (None, asyncio.CancelledError) and not was_cancelled_otherwise:
+            raise Interrupted(reason) from None
