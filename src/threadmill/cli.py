@@ -93,7 +93,7 @@ def migrate() -> None:
 @commands.command("doctor")
 def check() -> None:
     """Look at everything the server needs, a line each, with what to type where it fails."""
-    settings = _settings()
+    settings = _settings(log_level="error")  # its lines say it better
     if not asyncio.run(doctor.examine(settings, print)):
         raise typer.Exit(1)
 
@@ -101,6 +101,7 @@ def check() -> None:
 @commands.command()
 def demo() -> None:
     """Hold a streamed conversation with a scripted stand-in for a model, and print it."""
+    _set_up_log(Settings.model_construct(log_level="warning"))
     _run(transcript.show(print))
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 import structlog
 
 from threadmill.runs.events import Events
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
+from threadmill.search.expiry import sweep_files
 from threadmill.store.database import Unreachable
 from threadmill.store.notify import Hints
 
@@ -22,11 +24,11 @@ class Worker:
 
     def __init__(self, runtime: Runtime) -> None:
         self.settings = runtime.settings
+        self._runtime = runtime
         self.events = Events(runtime.settings.stream_backlog_max_bytes)
         self.executor = Executor(runtime, self.events)
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._hints = Hints(runtime.database.url, self.executor.on_hint)
-        self._postgres = runtime.postgres
         self._services: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -37,10 +39,11 @@ class Worker:
             self.executor.sweep,
             self.executor.save_drafts,
             self._hints.run,
+            partial(sweep_files, self._runtime),
         ):
             self._spawn(_through_faults(service))
-        if self._postgres is not None:
-            self._spawn(self._postgres.wait())
+        if self._runtime.postgres is not None:
+            self._spawn(self._runtime.postgres.wait())
         await self._hints.listening.wait()
 
     async def drain(self) -> None:
@@ -73,5 +76,5 @@ async def _through_faults(service: Callable[[], Coroutine[None, None, None]]) ->
         try:
             await service()
         except Unreachable as fault:
-            log.warning("database_away", service=service.__name__, error=str(fault).strip())
+            log.warning("database_away", service=repr(service), error=str(fault).strip())
             await asyncio.sleep(_PAUSE_AFTER_FAULT_S)

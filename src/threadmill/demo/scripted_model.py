@@ -40,7 +40,8 @@ class Reply:
 
     text: str | Sequence[str | Gate] = ()  # a list is sent in chunks; a gate waits between them
     refusal: str | Sequence[str | Gate] = ()
-    tool_calls: Sequence[ToolCall] = ()  # their fragments take turns, as parallel calls do
+    tool_calls: Sequence[ToolCall] = ()
+    calls_take_turns: bool = True  # a fragment of each; else call after call, as OpenAI does
     finish_reason: str | None = None  # "stop", or "tool_calls" where there are some
     usage: Mapping[str, Any] | Literal["plausible"] | None = "plausible"
 
@@ -273,18 +274,19 @@ async def _deltas(reply: Reply, new_id: Callable[[], str]) -> AsyncIterator[dict
             else:
                 yield {**first, name: piece}
                 first = {}
-    for index, call in enumerate(reply.tool_calls):
-        function = {"name": call.name, "arguments": ""}
-        opened = {"index": index, "id": call.id or new_id(), "type": "function"}
-        yield {**first, "tool_calls": [{**opened, "function": function}]}
-        first = {}
-    fragments = [list(_fragments(call)) for call in reply.tool_calls]
-    for turn in itertools.zip_longest(*fragments):
-        for index, fragment in enumerate(turn):
-            if isinstance(fragment, Gate):
-                await fragment.wait()
-            elif fragment is not None:
-                yield {"tool_calls": [{"index": index, "function": {"arguments": fragment}}]}
+    calls = list(enumerate(reply.tool_calls))
+    for group in [calls] if reply.calls_take_turns else [[call] for call in calls]:
+        for index, call in group:
+            function = {"name": call.name, "arguments": ""}
+            opened = {"index": index, "id": call.id or new_id(), "type": "function"}
+            yield {**first, "tool_calls": [{**opened, "function": function}]}
+            first = {}
+        for turn in itertools.zip_longest(*(_fragments(call) for _, call in group)):
+            for (index, _), fragment in zip(group, turn, strict=True):
+                if isinstance(fragment, Gate):
+                    await fragment.wait()
+                elif fragment is not None:
+                    yield {"tool_calls": [{"index": index, "function": {"arguments": fragment}}]}
 
 
 def _fragments(call: ToolCall) -> Sequence[str | Gate]:

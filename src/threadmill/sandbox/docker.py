@@ -1,4 +1,4 @@
-"""The Docker engines: the one door to the `docker` package, whose calls block and run in threads."""
+"""The Docker engines. The one door to the `docker` package, which blocks: it runs in threads."""
 
 import asyncio
 import os

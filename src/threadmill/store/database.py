@@ -14,6 +14,7 @@ import psycopg
 import psycopg.types.json
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
+from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 Connection = AsyncConnection[TupleRow]
@@ -65,6 +66,7 @@ CONNECT: dict[str, Any] = {
     "prepare_threshold": 1,
     "application_name": "threadmill",
 }
+_PREPARED_MAX = 500  # statements kept prepared on each connection
 
 
 @asynccontextmanager
@@ -76,5 +78,8 @@ async def connect(url: str) -> AsyncIterator[Connection]:
 
 
 async def prepare(connection: Connection) -> None:
+    # One type for every integer: else each mixture of int2, int4 and int8 is a statement to prepare.
+    connection.prepared_max = _PREPARED_MAX
+    connection.adapters.register_dumper(int, Int8Dumper)
     psycopg.types.json.set_json_loads(orjson.loads, connection)
     psycopg.types.json.set_json_dumps(orjson.dumps, connection)

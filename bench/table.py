@@ -1,0 +1,59 @@
+"""The table of figures, for a terminal and for README.md."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.figures import Figure
+
+_README = Path(__file__).with_name("README.md")
+_BEGIN = "<!-- figures: written by the command -->"
+_END = "<!-- end of figures -->"
+_HEAD = ("figure", "limit", "measured", "of the limit", "beside it")
+
+
+def rendered(figures: list[Figure]) -> str:
+    """As Markdown, in columns."""
+    rows = [_HEAD, *map(_cells, figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def write(table: str, machine: str) -> None:
+    """Put it in its place in README.md."""
+    before, _, rest = _README.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    _README.write_text(f"{before}{_BEGIN}\n\n{machine}\n\n{table}\n\n{_END}{after}")
+
+
+def machine(load_before: float) -> str:
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({_processor()}), load"
+        f" {load_before:.1f} before."
+    )
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    limit = "–"
+    if figure.limit is not None:
+        limit = f"{'≥' if figure.at_least else '≤'} {figure.limit:,g} {figure.unit}"
+    share = "–" if figure.share is None else f"{figure.share:.2f}"
+    if figure.share is not None and figure.share > 1:
+        share += " OVER"
+    return figure.what, limit, f"{_number(figure.measured)} {figure.unit}", share, figure.beside
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{1 if abs(value) >= 10 else 2}f}"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"

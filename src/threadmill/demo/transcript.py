@@ -1,0 +1,247 @@
+"""`threadmill demo`: one conversation with a real server over HTTP, written down as it happens.
+
+Only the model is a stand-in, and the transcript says so.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from pydantic import SecretStr
+
+from threadmill.app import Served, served
+from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
+from threadmill.lifecycle import RunStatus
+from threadmill.settings import Settings
+from threadmill.store import runs
+from threadmill.store.projects import DEFAULT_PROJECT_ID
+
+Say = Callable[[str], None]
+Json = dict[str, Any]
+
+QUESTION = "I am leaving for Lisbon. Will I need an umbrella, and how late is it there?"
+
+INTRODUCTION = """\
+The model in this demo is a scripted stand-in: it is no language model and says what it was told
+to. All else is real: the server, its Postgres (in a temporary folder), HTTP and the streams.
+"""
+
+WHAT_WAS_SHOWN = """
+A run streamed two parallel function calls in fragments, waited for their outputs, went on where it
+had stopped, and streamed its answer. While it waited, nothing but its row in Postgres was kept.
+"""
+
+WHERE_TO_GO = """
+Now with a model of yours: any endpoint that speaks chat/completions.
+
+    export THREADMILL_MODEL_BASE_URL=http://localhost:11434/v1
+    export THREADMILL_MODEL_API_KEY=...          # if it wants one
+    threadmill doctor                            # is all there that is needed?
+    threadmill serve
+
+Your program keeps the openai package and is told another address:
+
+    client = openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="any")
+"""
+
+_FRAGMENT_EVERY_S = 0.04  # the pace of a model of middling speed: one can read along
+_ANSWER_WITHIN_S = 30
+
+
+async def show(say: Say) -> None:
+    """Takes about three seconds and leaves nothing behind."""
+    say(INTRODUCTION)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="threadmill-demo-") as folder:
+        async with ScriptedModel() as model, served(_settings(Path(folder), model)) as server:
+            model.answer = _answer
+            say(f"Postgres and server are up after {time.monotonic() - began:.1f} s.\n")
+            async with _client_of(server) as client:
+                run = await Conversation(client, say).hold()
+            await _read_back(server, run, say)
+    say(WHERE_TO_GO.rstrip())
+
+
+def _settings(folder: Path, model: ScriptedModel) -> Settings:
+    # Made like this, Settings asks neither the environment nor threadmill.toml: the demo is the
+    # same on every machine.
+    return Settings.model_construct(
+        data_dir=folder,
+        port=0,
+        model_base_url=model.base_url,
+        model_api_key=SecretStr("scripted"),  # or it would be looked for in OPENAI_API_KEY
+        drain_timeout_s=0,
+    )
+
+
+def _client_of(server: Served) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        f"{server.address}/v1/",
+        headers={"Authorization": "Bearer any", "OpenAI-Beta": "assistants=v2"},
+        timeout=aiohttp.ClientTimeout(total=_ANSWER_WITHIN_S),
+        raise_for_status=True,
+    )
+
+
+# --- what the program of a user does ---
+
+
+def get_weather(city: str) -> Json:
+    return {"city": city, "sky": "light rain", "celsius": 17}
+
+
+def get_local_time(city: str) -> Json:
+    return {"city": city, "local_time": "18:42"}
+
+
+FUNCTIONS = {function.__name__: function for function in (get_weather, get_local_time)}
+
+
+class Conversation:
+    def __init__(self, client: aiohttp.ClientSession, say: Say) -> None:
+        self._client = client
+        self._page = Page(say)
+
+    async def hold(self) -> Json:
+        """The run as the last event showed it."""
+        self._page.write("you", "Make an assistant with two functions.")
+        assistant = await self._post(
+            "assistants",
+            {
+                "model": "scripted-stand-in",
+                "instructions": "You help travellers.",
+                "tools": [_as_tool(name) for name in FUNCTIONS],
+            },
+        )
+        self._page.write("you", QUESTION)
+        thread = await self._post("threads", {"messages": [{"role": "user", "content": QUESTION}]})
+        runs_path = f"threads/{thread['id']}/runs"
+        run = await self._listen(runs_path, {"assistant_id": assistant["id"], "stream": True})
+        if run["status"] != RunStatus.REQUIRES_ACTION:
+            return run
+        outputs = self._call_functions(run)
+        return await self._listen(
+            f"{runs_path}/{run['id']}/submit_tool_outputs",
+            {"tool_outputs": outputs, "stream": True},
+        )
+
+    def _call_functions(self, run: Json) -> list[Json]:
+        outputs = []
+        for call in run["required_action"]["submit_tool_outputs"]["tool_calls"]:
+            name, arguments = call["function"]["name"], json.loads(call["function"]["arguments"])
+            output = json.dumps(FUNCTIONS[name](**arguments))
+            self._page.write("you", f"{name} returns {output}")
+            outputs.append({"tool_call_id": call["id"], "output": output})
+        return outputs
+
+    async def _post(self, path: str, body: Json) -> Json:
+        async with self._client.post(path, json=body) as response:
+            created: Json = await response.json()
+        self._page.write("server", created["id"], f"POST /v1/{path}")
+        return created
+
+    async def _listen(self, path: str, body: Json) -> Json:
+        """Write down every event of a stream; the run as the last of them showed it."""
+        run: Json = {}
+        self._page.write("", "", f"POST .../{path.rpartition('/')[2]}, streamed")
+        async with self._client.post(path, json=body) as response:
+            async for name, data in _events(response):
+                self._page.write_event(name, data)
+                if data.get("object") == "thread.run":
+                    run = data
+        return run
+
+
+def _as_tool(name: str) -> Json:
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    return {"type": "function", "function": {"name": name, "parameters": city}}
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Json]]:
+    """Server-sent events, as far as Threadmill sends them: a name, then one line of data."""
+    name = ""
+    async for line in response.content:
+        field, _, value = line.decode().rstrip().partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data" and name != "done":
+            yield name, json.loads(value)
+
+
+# --- what the stand-in says ---
+
+
+def _answer(request: Json) -> Reply:
+    """Two calls, and once their outputs are in the prompt, a text made of these."""
+    facts: Json = {}
+    for message in request["messages"]:
+        if message["role"] == "tool":
+            facts |= json.loads(message["content"])
+    if not facts:
+        # In pieces that are no JSON by themselves, as models write them; the two calls take turns.
+        calls = [ToolCall(name, ['{"city', '": "Lis', 'bon"}']) for name in FUNCTIONS]
+        return Reply(tool_calls=calls, delay_s=_FRAGMENT_EVERY_S)
+    text = [
+        "Yes, take one: ",
+        f"{facts['city']} has {facts['sky']} ",
+        f"at {facts['celsius']} degrees. ",
+        f"It is {facts['local_time']} there.",
+    ]
+    return Reply(text=text, delay_s=_FRAGMENT_EVERY_S)
+
+
+# --- what is written down ---
+
+
+class Page:
+    """Lines of three columns: who speaks, what is said, and by which event or request."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._called: dict[int, str] = {}  # the fragments that follow do not name their call
+
+    def write(self, who: str, text: str, wire: str = "") -> None:
+        self._say(f"{who:>6}  {text:<46}  {wire}".rstrip())
+
+    def write_event(self, name: str, data: Json) -> None:
+        if name == "thread.message.delta":
+            text = "".join(part["text"]["value"] for part in data["delta"]["content"])
+            self.write("model", text, name)
+        elif name == "thread.run.step.delta":
+            for call in data["delta"]["step_details"].get("tool_calls", []):
+                self.write("model", self._call(call), name)
+        elif name == "thread.run.requires_action":
+            self.write("server", "It is your program's turn.", name)
+        else:
+            self.write("", _usage(data.get("usage")), name)
+
+    def _call(self, call: Json) -> str:
+        function = call["function"]
+        is_new = call["index"] not in self._called
+        name = self._called.setdefault(call["index"], function.get("name", ""))
+        return f"{name}(...)" if is_new else f"{name}: {function['arguments']}"
+
+
+def _usage(usage: Json | None) -> str:
+    if not usage:
+        return ""
+    return f"{usage['prompt_tokens']} tokens in, {usage['completion_tokens']} out"
+
+
+async def _read_back(server: Served, shown: Json, say: Say) -> None:
+    async with server.runtime.database.connection() as connection:
+        run = await runs.get(connection, DEFAULT_PROJECT_ID, shown["thread_id"], shown["id"])
+        steps = await runs.steps_of(connection, run.id)
+    say("\nIn the database now:\n")
+    tokens = f"{run.prompt_tokens} tokens in, {run.completion_tokens} out"
+    say(f"  {run.id:<32} {'run':<18} {run.status:<12} {tokens}")
+    for step in steps:
+        calls = step.step_details.get("tool_calls", [])
+        names = " and ".join(call["function"]["name"] for call in calls)
+        say(f"  {step.id:<32} {step.type:<18} {step.status:<12} {names}".rstrip())
+    assert run.status == RunStatus.COMPLETED, f"The demo's run is {run.status}: {run.last_error}"
+    say(WHAT_WAS_SHOWN.rstrip())

@@ -1,0 +1,117 @@
+"""`threadmill demo`, as one types it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The SDK is there for tests only: the demo has to do without. Warnings would be seen in stderr.
+DEMO = """
+import sys
+sys.modules["openai"] = None
+sys.argv = ["threadmill", "demo"]
+from threadmill.cli import main
+main()
+"""
+COMMAND = [sys.executable, "-W", "error", "-c", DEMO]
+
+FIRST_STREAM = """\
+POST .../runs, streamed
+thread.run.created
+thread.run.queued
+thread.run.in_progress
+thread.run.step.created
+thread.run.step.in_progress
+thread.run.step.delta
+thread.run.requires_action"""
+
+SECOND_STREAM = """\
+POST .../submit_tool_outputs, streamed
+thread.run.step.completed
+thread.run.queued
+thread.run.in_progress
+thread.run.step.created
+thread.run.step.in_progress
+thread.message.created
+thread.message.in_progress
+thread.message.delta
+thread.message.completed
+thread.run.step.completed
+thread.run.completed"""
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """Where the demo makes its folder. As short as it is outside: a socket's path has a limit."""
+    folder = tempfile.mkdtemp(prefix="tm-", dir="/tmp")
+    yield Path(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def environment(temporary: Path) -> dict[str, str]:
+    """One in which a server would go elsewhere, or nowhere."""
+    return {
+        **os.environ,
+        "TMPDIR": str(temporary),
+        "PYTHONUNBUFFERED": "1",
+        "THREADMILL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
+        "THREADMILL_DATA_DIR": "/nowhere",
+        "THREADMILL_MODEL_BASE_URL": "no URL",
+        "THREADMILL_API_KEYS": "another",
+        "THREADMILL_HOST": "0.0.0.0",
+        "THREADMILL_PORT": "99999999",
+        "OPENAI_BASE_URL": "http://127.0.0.1:1/v1",
+        "OPENAI_API_KEY": "secret",
+    }
+
+
+def test_the_demo_is_the_same_in_every_environment(
+    environment: dict[str, str], temporary: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "threadmill.toml").write_text("port = 'none'")
+    demo = subprocess.run(
+        COMMAND, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert demo.stderr == ""
+    assert demo.returncode == 0
+    wire = _wire(demo.stdout)
+    assert FIRST_STREAM in wire
+    assert SECOND_STREAM in wire
+    assert "scripted stand-in" in demo.stdout
+    # The two calls take turns, in fragments that are no JSON by themselves.
+    fragments = [line[8:54].rstrip() for line in demo.stdout.splitlines() if ": {" in line]
+    assert fragments == ['get_weather: {"city', 'get_local_time: {"city']
+    assert " model  It is 18:42 there." in demo.stdout  # which only the outputs knew
+    rows = demo.stdout.partition("In the database now:")[2]
+    assert rows.count(" completed ") == 2
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("line", ["scripted stand-in", "are up after", "thread.run.step.delta"])
+def test_an_interrupted_demo_leaves_nothing_behind(
+    environment: dict[str, str], temporary: Path, line: str
+) -> None:
+    with subprocess.Popen(
+        COMMAND, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout
+        assert any(line in said for said in iter(demo.stdout.readline, ""))
+        demo.send_signal(signal.SIGINT)
+        _, errors = demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert errors == ""
+    assert not list(temporary.iterdir())
+
+
+def _wire(transcript: str) -> str:
+    """The right column, repeated deltas once."""
+    names = [line[56:] for line in transcript.splitlines() if len(line) > 56]
+    once = [name for at, name in enumerate(names) if at == 0 or names[at - 1] != name]
+    return "\n".join(once)
