@@ -171,14 +171,14 @@ async def test_a_folder_in_which_postgres_cannot_start(settings: Settings, tmp_p
 
 # --- model endpoints ---
 
-Endpoint = Callable[[web.Request], web.Response]
+Endpoint = Callable[[web.BaseRequest], web.Response]
 
 
 @asynccontextmanager
 async def answering(answer: Endpoint) -> AsyncIterator[str]:
     """The base URL of an endpoint that gives every request this answer."""
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.BaseRequest) -> web.Response:
         return answer(request)
 
     runner = web.ServerRunner(web.Server(handle))
@@ -189,7 +189,7 @@ async def answering(answer: Endpoint) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-def refuse(request: web.Request) -> web.Response:
+def refuse(request: web.BaseRequest) -> web.Response:
     """As OpenAI does it: with what was sent."""
     sent = request.headers.get("Authorization", "nothing")
     return web.json_response({"error": {"message": f"Incorrect key: {sent}"}}, status=401)
@@ -365,7 +365,7 @@ async def test_engines_that_are_named_must_be_there(settings: Settings, short_tm
 async def engine(socket: Path, *images: str) -> AsyncIterator[str]:
     """The host of something that answers like a Docker engine, as far as doctor asks."""
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.BaseRequest) -> web.Response:
         if request.path.endswith("/version"):
             return web.json_response({"Version": "28.0.1", "ApiVersion": "1.48"})
         if any(request.path.endswith(f"/images/{image}/json") for image in images):

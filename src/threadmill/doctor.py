@@ -335,7 +335,11 @@ async def _engine(settings: Settings, host: str) -> list[Finding]:
 
 
 async def _disk(settings: Settings) -> list[Finding]:
-    place, free_bytes, is_writable = await asyncio.to_thread(_look_at_disk, settings.data_dir)
+    try:
+        place, free_bytes, is_writable = await asyncio.to_thread(_look_at_disk, settings.data_dir)
+    except OSError as fault:
+        text = f"{_sentence(fault)} Make it readable, or set THREADMILL_DATA_DIR."
+        return [Finding("disk", "FAIL", text)]
     free = f"{free_bytes / 1024**3:.1f} GB are free in {place}"
     if not is_writable:
         text = f"{place} cannot be written to. Change its owner, or set THREADMILL_DATA_DIR."

@@ -1,37 +1,118 @@
+"""Most tests here share one server and have a project of their own on it: starting one, with a
+database, takes longer than all that a test asks of it. `serve_wire` starts one for the few others.
+"""
+
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import aiohttp
+import openai
+import psycopg
 import pytest
 import pytest_asyncio
 
+from api.rows import Rows
 from api.wire import Wire
-from threadmill.app import Served
+from threadmill.app import Served, served
+from threadmill.demo.scripted_model import ScriptedModel
+from threadmill.settings import Settings
+from threadmill.store import projects
+from threadmill.store.database import Database
 
 ServeWire = Callable[..., AbstractAsyncContextManager[Wire]]
 
 
-@pytest_asyncio.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
+class Shared(NamedTuple):
+    server: Served
+    model: ScriptedModel
+    database: Database
+    session: aiohttp.ClientSession
 
 
-@pytest_asyncio.fixture
-async def wire(server: Served, session: aiohttp.ClientSession) -> Wire:
-    return Wire(session, server.address)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who uses the shared server has to live in its loop."""
+    for item in items:
+        if "wire" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared(
+    postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Shared]:
+    name = f"{template}_shared"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    url = postgres.replace("/threadmill?", f"/{name}?").replace("/postgres?", f"/{name}?")
+    async with ScriptedModel() as model, aiohttp.ClientSession() as session:
+        settings = _settings(url, model, tmp_path_factory.mktemp("shared"))
+        async with served(settings) as server:
+            yield Shared(server, model, server.runtime.database, session)
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def wire(shared: Shared) -> Wire:
+    """HTTP with the key of a new project."""
+    return await new_wire(shared)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def other_wire(shared: Shared) -> Wire:
+    """HTTP with the key of another new project."""
+    return await new_wire(shared)
 
 
 @pytest.fixture
-def serve_wire(
-    serve: Callable[..., AbstractAsyncContextManager[Served]], session: aiohttp.ClientSession
-) -> ServeWire:
-    """A server with other settings: `async with serve_wire(require_beta_header=True) as wire`."""
+def rows(shared: Shared, wire: Wire) -> Rows:
+    return Rows(shared.database, wire.project_id)
+
+
+@pytest.fixture
+def script(shared: Shared) -> ScriptedModel:
+    """The model that the shared server asks."""
+    shared.model.answer = None
+    return shared.model
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def sdk(wire: Wire) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The official client, in the project of `wire`."""
+    async with openai.AsyncOpenAI(
+        api_key=wire.key, base_url=f"{wire.address}/v1", max_retries=0
+    ) as sdk:
+        yield sdk
+
+
+@pytest.fixture
+def serve_wire(serve: Callable[..., AbstractAsyncContextManager[Served]]) -> ServeWire:
+    """A server with other settings and without keys:
+    `async with serve_wire(require_beta_header=True) as wire`."""
 
     @asynccontextmanager
     async def start(**changes: Any) -> AsyncIterator[Wire]:
-        async with serve(**changes) as server:
-            yield Wire(session, server.address)
+        async with serve(**changes) as server, aiohttp.ClientSession() as session:
+            yield Wire(session, server.address, "any", projects.DEFAULT_PROJECT_ID)
 
     return start
+
+
+async def new_wire(shared: Shared) -> Wire:
+    async with shared.database.connection() as connection:
+        project = await projects.get_or_create(connection, projects.new_key())
+        _, key = await projects.create_key(connection, project, "test")
+    return Wire(shared.session, shared.server.address, key, project.id)
+
+
+def _settings(url: str, model: ScriptedModel, data_dir: Path) -> Settings:
+    return Settings(
+        database_url=url,
+        data_dir=data_dir,
+        port=0,
+        model_base_url=model.base_url,
+        model_max_retry_wait_s=0.05,
+        drain_timeout_s=2,
+    )

@@ -10,18 +10,23 @@ from threadmill.lifecycle import ENDED, RunStatus
 from threadmill.runs import start
 from threadmill.schemas.requests import CreateRun
 from threadmill.store import assistants, files, runs, workers
-from threadmill.store.database import Database
-from threadmill.store.projects import DEFAULT_PROJECT_ID
+from threadmill.store.database import Connection, Database
 from threadmill.store.rows import File
 
 Json = dict[str, Any]
 
-TABLES = ("assistants", "threads", "messages", "runs", "steps", "turns", "files")
+TABLES = ("assistants", "threads", "messages", "runs", "steps", "files")
 
 CALL: Json = {
     "id": "call_1",
     "type": "function",
     "function": {"name": "f", "arguments": "{}"},
+}
+_ACTION = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": [CALL]}}
+_MESSAGE_CREATION = {"type": "message_creation", "message_creation": {"message_id": "msg_1"}}
+_TOOL_CALLS = {
+    "type": "tool_calls",
+    "tool_calls": [CALL | {"function": CALL["function"] | {"output": None}}],
 }
 _WHEN = {
     RunStatus.COMPLETED: "completed_at",
@@ -29,66 +34,84 @@ _WHEN = {
     RunStatus.FAILED: "failed_at",
     RunStatus.CANCELLED: "cancelled_at",
 }
-_ELSEWHERE = "elsewhere"
+_ELSEWHERE = "elsewhere"  # the process that seems to execute them, so that nobody else does
 
 
-async def add_run(
-    database: Database,
-    thread_id: str,
-    assistant_id: str,
-    status: str = "completed",
-    project_id: str = DEFAULT_PROJECT_ID,
-) -> str:
-    """The id of a run that stays as it is, for a process that there is not seems to hold it."""
-    wanted = CreateRun(assistant_id=assistant_id)
-    async with database.transaction() as connection:
-        await workers.renew(connection, _ELSEWHERE, 3600)
-        assistant = await assistants.get(connection, project_id, assistant_id)
-        run = start.effective_run(
-            wanted, assistant, thread_id=thread_id, tool_resources={}, expires_after_s=600
-        )
-        run.worker = _ELSEWHERE
-        await runs.create(connection, run, [], None)
-        values: Json = {"id": run.id, "thread": thread_id, "status": status, "now": run.created_at}
-        values["action"] = None
-        if status == RunStatus.REQUIRES_ACTION:
-            await add_step(database, run.id, tool_calls=[CALL], in_connection=connection)
-            action = {
-                "type": "submit_tool_outputs",
-                "submit_tool_outputs": {"tool_calls": [CALL]},
-            }
-            values["action"] = PgJson(action)
-        when = _WHEN.get(RunStatus(status))
-        await connection.execute(
-            "UPDATE runs SET status = %(status)s, required_action = %(action)s,"
-            " worker = CASE WHEN %(status)s IN ('queued', 'in_progress', 'cancelling')"
-            " THEN worker END" + (f", {when} = %(now)s" if when else "") + " WHERE id = %(id)s",
-            values,
-        )
-        if status in ENDED:
-            await connection.execute(
-                "UPDATE threads SET active_run_id = NULL WHERE id = %(thread)s", values
+class Rows:
+    def __init__(self, database: Database, project_id: str) -> None:
+        self._database = database
+        self._project_id = project_id
+
+    async def add_run(self, thread_id: str, assistant_id: str, status: str = "completed") -> str:
+        """The id of a run that stays in that status."""
+        async with self._database.transaction() as connection:
+            await workers.renew(connection, _ELSEWHERE, 3600)
+            assistant = await assistants.get(connection, self._project_id, assistant_id)
+            run = start.effective_run(
+                CreateRun(assistant_id=assistant_id),
+                assistant,
+                thread_id=thread_id,
+                tool_resources={},
+                expires_after_s=600,
             )
-    return run.id
+            run.worker = _ELSEWHERE
+            await runs.create(connection, run, [], None)
+            await _move(connection, run.id, RunStatus(status))
+        return run.id
+
+    async def add_step(self, run_id: str) -> str:
+        """The id of a step that is completed."""
+        async with self._database.connection() as connection:
+            return await _add_step(connection, run_id, _MESSAGE_CREATION, "completed")
+
+    async def add_file(self) -> str:
+        file = File(
+            id=ids.new("file"),
+            project_id=self._project_id,
+            created_at=int(time.time()),
+            expires_at=None,
+            filename="notes.txt",
+            purpose="assistants",
+            bytes=3,
+            sha256=b"",
+        )
+        async with self._database.connection() as connection:
+            await files.create(connection, file)
+        return file.id
+
+    async def contents(self) -> dict[str, list[str]]:
+        """All that is stored in the project, by table: to see that nothing was written."""
+        found = {}
+        async with self._database.connection() as connection:
+            for table in TABLES:
+                cursor = await connection.execute(
+                    f"SELECT t::text FROM {table} AS t WHERE project_id = %s ORDER BY 1",
+                    [self._project_id],
+                )
+                found[table] = [row[0] for row in await cursor.fetchall()]
+        return found
 
 
-async def add_step(
-    database: Database,
-    run_id: str,
-    *,
-    tool_calls: list[Json] | None = None,
-    in_connection: Any = None,
-) -> str:
-    """The id of a step: of function calls that wait for their outputs, or of a message."""
-    if in_connection is None:
-        async with database.connection() as connection:
-            return await add_step(database, run_id, tool_calls=tool_calls, in_connection=connection)
-    details: Json = {"type": "message_creation", "message_creation": {"message_id": "msg_1"}}
-    if tool_calls is not None:
-        waiting = [call | {"function": call["function"] | {"output": None}} for call in tool_calls]
-        details = {"type": "tool_calls", "tool_calls": waiting}
+async def _move(connection: Connection, run_id: str, status: RunStatus) -> None:
+    changes = ["status = %(status)s"]
+    if when := _WHEN.get(status):
+        changes.append(f"{when} = created_at")
+    if status in ENDED or status == RunStatus.REQUIRES_ACTION:
+        changes.append("worker = NULL")
+    if status == RunStatus.REQUIRES_ACTION:
+        changes.append("required_action = %(action)s")
+        await _add_step(connection, run_id, _TOOL_CALLS, "in_progress")
+    values = {"id": run_id, "status": status.value, "action": PgJson(_ACTION)}
+    await connection.execute(f"UPDATE runs SET {', '.join(changes)} WHERE id = %(id)s", values)
+    if status in ENDED:
+        await connection.execute(
+            "UPDATE threads SET active_run_id = NULL WHERE active_run_id = %(id)s", values
+        )
+
+
+async def _add_step(connection: Connection, run_id: str, details: Json, status: str) -> str:
     step_id = ids.new("step")
-    await in_connection.execute(
+    await connection.execute(
         "INSERT INTO steps (id, project_id, thread_id, run_id, assistant_id, created_at, type,"
         " status, completed_at, step_details, turn)"
         " SELECT %(id)s, project_id, thread_id, id, assistant_id, created_at, %(type)s, %(status)s,"
@@ -98,34 +121,8 @@ async def add_step(
             "id": step_id,
             "run_id": run_id,
             "type": details["type"],
-            "status": "completed" if tool_calls is None else "in_progress",
+            "status": status,
             "details": PgJson(details),
         },
     )
     return step_id
-
-
-async def add_file(database: Database, project_id: str = DEFAULT_PROJECT_ID) -> str:
-    file = File(
-        id=ids.new("file"),
-        project_id=project_id,
-        created_at=int(time.time()),
-        expires_at=None,
-        filename="notes.txt",
-        purpose="assistants",
-        bytes=3,
-        sha256=b"",
-    )
-    async with database.connection() as connection:
-        await files.create(connection, file)
-    return file.id
-
-
-async def contents(database: Database) -> dict[str, list[str]]:
-    """All that is stored, to see that nothing was."""
-    found = {}
-    async with database.connection() as connection:
-        for table in TABLES:
-            rows = await connection.execute(f"SELECT t::text FROM {table} AS t ORDER BY 1")
-            found[table] = [row[0] for row in await rows.fetchall()]
-    return found

@@ -4,10 +4,9 @@ from typing import Any
 import pytest
 
 from api.conftest import ServeWire
-from api.rows import add_file, add_run, contents
+from api.rows import Rows
 from api.wire import Refusal, Wire
 from threadmill.settings import ModelRoute
-from threadmill.store.database import Database
 
 FUNCTION: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
 CODE = {"type": "code_interpreter"}
@@ -36,8 +35,8 @@ async def test_of_all_fields_only_the_model_is_needed(wire: Wire) -> None:
     }
 
 
-async def test_what_is_sent_is_kept(wire: Wire, database: Database) -> None:
-    file_id = await add_file(database)
+async def test_what_is_sent_is_kept(wire: Wire, rows: Rows) -> None:
+    file_id = await rows.add_file()
     sent: dict[str, Any] = {
         "model": "m",
         "name": "Näme 🧵",
@@ -128,7 +127,13 @@ async def test_code_interpreter_shows_its_list_of_files_though_it_is_empty(wire:
 async def test_an_update_changes_what_it_names(wire: Wire) -> None:
     made = await wire.post(
         "/assistants",
-        {"model": "m", "name": "n", "temperature": 0.5, "tools": [FUNCTION], "metadata": {"a": "1"}},
+        {
+            "model": "m",
+            "name": "n",
+            "temperature": 0.5,
+            "tools": [FUNCTION],
+            "metadata": {"a": "1"},
+        },
     )
     path = f"/assistants/{made['id']}"
     assert await wire.post(path, {}) == made
@@ -168,8 +173,8 @@ async def test_metadata_and_tools_are_replaced_as_a_whole(wire: Wire) -> None:
     assert (changed["metadata"], changed["tools"]) == ({"c": "3"}, [CODE])
 
 
-async def test_tool_resources_are_merged_tool_by_tool(wire: Wire, database: Database) -> None:
-    one, other = await add_file(database), await add_file(database)
+async def test_tool_resources_are_merged_tool_by_tool(wire: Wire, rows: Rows) -> None:
+    one, other = await rows.add_file(), await rows.add_file()
 
     def code(*file_ids: str) -> dict[str, Any]:
         return {"code_interpreter": {"file_ids": list(file_ids)}}
@@ -184,12 +189,10 @@ async def test_tool_resources_are_merged_tool_by_tool(wire: Wire, database: Data
     assert changed["tool_resources"]["code_interpreter"] == {"file_ids": [other]}
 
 
-async def test_a_deleted_assistant_is_gone_and_its_runs_stay(
-    wire: Wire, database: Database
-) -> None:
+async def test_a_deleted_assistant_is_gone_and_its_runs_stay(wire: Wire, rows: Rows) -> None:
     assistant_id = (await wire.post("/assistants", {"model": "m"}))["id"]
     thread_id = (await wire.post("/threads"))["id"]
-    run_id = await add_run(database, thread_id, assistant_id)
+    run_id = await rows.add_run(thread_id, assistant_id)
     path = f"/assistants/{assistant_id}"
     deleted = {"id": assistant_id, "object": "assistant.deleted", "deleted": True}
     assert await wire.delete(path) == deleted
@@ -217,10 +220,10 @@ async def test_an_id_must_be_that_of_an_assistant(wire: Wire, method: str) -> No
     )
 
 
-async def test_files_and_stores_must_exist(wire: Wire, database: Database) -> None:
+async def test_files_and_stores_must_exist(wire: Wire, rows: Rows) -> None:
     made = await wire.post("/assistants", {"model": "m"})
-    before = await contents(database)
-    known = await add_file(database)
+    before = await rows.contents()
+    known = await rows.add_file()
     for resources, refusal in (
         (
             {"code_interpreter": {"file_ids": [known, "file-gone"]}},
@@ -244,7 +247,7 @@ async def test_files_and_stores_must_exist(wire: Wire, database: Database) -> No
         body = {"model": "other", "tool_resources": resources}
         assert await wire.refused("POST", "/assistants", body) == refusal
         assert await wire.refused("POST", f"/assistants/{made['id']}", body) == refusal
-    assert (await contents(database))["assistants"] == before["assistants"]
+    assert (await rows.contents())["assistants"] == before["assistants"]
 
 
 async def test_a_model_that_no_endpoint_serves_is_refused(serve_wire: ServeWire) -> None:
@@ -358,15 +361,15 @@ BAD = [
 ]
 
 
-async def test_what_is_wrong_is_told_and_nothing_is_written(wire: Wire, database: Database) -> None:
+async def test_what_is_wrong_is_told_and_nothing_is_written(wire: Wire, rows: Rows) -> None:
     made = await wire.post("/assistants", {"model": "m", "name": "n"})
-    before = await contents(database)
+    before = await rows.contents()
     for body, message, param, code in BAD:
         refusal = Refusal(400, message, param, code)
         assert await wire.refused("POST", "/assistants", body) == refusal
         if code != "missing_required_parameter" or param != "model":
             assert await wire.refused("POST", f"/assistants/{made['id']}", body) == refusal
-    assert await contents(database) == before
+    assert await rows.contents() == before
 
 
 async def test_limits_are_inclusive(wire: Wire) -> None:

@@ -3,9 +3,8 @@ from typing import Any
 
 import pytest
 
-from api.rows import add_file, add_run, add_step, contents
+from api.rows import Rows
 from api.wire import Refusal, Wire
-from threadmill.store.database import Database
 
 
 @pytest.mark.parametrize("raw", [None, b"", b" \n", b"{}"])
@@ -41,9 +40,9 @@ async def test_its_first_messages_keep_their_order(wire: Wire) -> None:
 
 
 async def test_attachments_of_first_messages_become_files_of_the_thread(
-    wire: Wire, database: Database
+    wire: Wire, rows: Rows
 ) -> None:
-    one, other, third = [await add_file(database) for _ in range(3)]
+    one, other, third = [await rows.add_file() for _ in range(3)]
     code = [{"type": "code_interpreter"}]
 
     def message(*file_ids: str) -> dict[str, Any]:
@@ -57,8 +56,8 @@ async def test_attachments_of_first_messages_become_files_of_the_thread(
     assert thread["tool_resources"] == {"code_interpreter": {"file_ids": [third, one, other]}}
 
 
-async def test_an_update_changes_what_it_names(wire: Wire, database: Database) -> None:
-    file_id = await add_file(database)
+async def test_an_update_changes_what_it_names(wire: Wire, rows: Rows) -> None:
+    file_id = await rows.add_file()
     made = await wire.post("/threads", {"metadata": {"a": "1", "b": "2"}})
     path = f"/threads/{made['id']}"
     assert await wire.post(path) == made
@@ -75,16 +74,14 @@ async def test_an_update_changes_what_it_names(wire: Wire, database: Database) -
     assert (await wire.post(path, {"metadata": None}))["metadata"] == {}
 
 
-async def test_a_deleted_thread_is_gone_with_all_that_was_in_it(
-    wire: Wire, database: Database
-) -> None:
+async def test_a_deleted_thread_is_gone_with_all_that_was_in_it(wire: Wire, rows: Rows) -> None:
     assistant_id = (await wire.post("/assistants", {"model": "m"}))["id"]
     first = [{"role": "user", "content": "x"}]
     thread_id = (await wire.post("/threads", {"messages": first}))["id"]
     path = f"/threads/{thread_id}"
     [message_id] = await wire.ids(f"{path}/messages")
-    run_id = await add_run(database, thread_id, assistant_id)
-    step_id = await add_step(database, run_id)
+    run_id = await rows.add_run(thread_id, assistant_id)
+    step_id = await rows.add_step(run_id)
     deleted = {"id": thread_id, "object": "thread.deleted", "deleted": True}
     assert await wire.delete(path) == deleted
 
@@ -114,20 +111,18 @@ async def test_a_deleted_thread_is_gone_with_all_that_was_in_it(
     ):
         refusal = await wire.refused(method, path + below, body)
         assert (refusal.status, refusal.message.split(" found")[0]) == (404, f"No {noun}")
-    stored = await contents(database)
+    stored = await rows.contents()
     assert [stored[name] for name in ("threads", "messages", "runs", "steps")] == [[]] * 4
 
 
-async def test_a_thread_can_be_deleted_while_a_run_is_active(
-    wire: Wire, database: Database
-) -> None:
+async def test_a_thread_can_be_deleted_while_a_run_is_active(wire: Wire, rows: Rows) -> None:
     assistant_id = (await wire.post("/assistants", {"model": "m"}))["id"]
     for status in ("queued", "in_progress", "requires_action", "cancelling"):
         thread_id = (await wire.post("/threads"))["id"]
-        await add_run(database, thread_id, assistant_id, status)
+        await rows.add_run(thread_id, assistant_id, status)
         await wire.delete(f"/threads/{thread_id}")
         assert (await wire.refused("GET", f"/threads/{thread_id}")).status == 404
-    assert (await contents(database))["runs"] == []
+    assert (await rows.contents())["runs"] == []
 
 
 # Not in the original.
@@ -156,10 +151,10 @@ async def test_an_id_must_be_that_of_a_thread(wire: Wire, method: str) -> None:
     )
 
 
-async def test_what_is_wrong_is_told_and_nothing_is_written(wire: Wire, database: Database) -> None:
-    file_id = await add_file(database)
+async def test_what_is_wrong_is_told_and_nothing_is_written(wire: Wire, rows: Rows) -> None:
+    file_id = await rows.add_file()
     made = await wire.post("/threads")
-    before = await contents(database)
+    before = await rows.contents()
     good = {"role": "user", "content": "x"}
     attached = good | {"attachments": [{"file_id": file_id, "tools": []}]}
     for body, refusal in (
@@ -226,19 +221,17 @@ async def test_what_is_wrong_is_told_and_nothing_is_written(wire: Wire, database
             assert await wire.refused("POST", f"/threads/{made['id']}", body) == refusal
     refusal = Refusal(400, "Unknown parameter: 'messages'.", "messages", "unknown_parameter")
     assert await wire.refused("POST", f"/threads/{made['id']}", {"messages": [good]}) == refusal
-    assert await contents(database) == before
+    assert await rows.contents() == before
 
 
-async def test_a_thread_has_at_most_20_files_for_code_interpreter(
-    wire: Wire, database: Database
-) -> None:
-    file_ids = [await add_file(database) for _ in range(21)]
+async def test_a_thread_has_at_most_20_files_for_code_interpreter(wire: Wire, rows: Rows) -> None:
+    file_ids = [await rows.add_file() for _ in range(21)]
     code = [{"type": "code_interpreter"}]
     attachments = [{"file_id": file_id, "tools": code} for file_id in file_ids]
     message = {"role": "user", "content": "x"}
     full = await wire.post("/threads", {"messages": [message | {"attachments": attachments[:20]}]})
     assert full["tool_resources"] == {"code_interpreter": {"file_ids": file_ids[:20]}}
-    before = await contents(database)
+    before = await rows.contents()
     refusal = Refusal(
         400,
         "Invalid 'attachments': the thread would have 21 files for code_interpreter. It can have"
@@ -251,7 +244,7 @@ async def test_a_thread_has_at_most_20_files_for_code_interpreter(
     path = f"/threads/{full['id']}/messages"
     last = message | {"attachments": attachments[20:]}
     assert await wire.refused("POST", path, last) == refusal
-    assert await contents(database) == before
+    assert await rows.contents() == before
     await wire.post(path, message | {"attachments": attachments[:1]})  # it has that one already
 
 

@@ -40,14 +40,15 @@ class Answer(NamedTuple):
 
 
 class Wire:
-    def __init__(self, session: aiohttp.ClientSession, address: str, key: str = "any") -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, address: str, key: str, project_id: str
+    ) -> None:
         self.session = session
         self.address = address
+        self.key = key
+        self.project_id = project_id
         self.headers = {"Authorization": f"Bearer {key}"}
         self.base = "/v1"
-
-    def with_key(self, key: str) -> "Wire":
-        return Wire(self.session, self.address, key)
 
     async def send(
         self,

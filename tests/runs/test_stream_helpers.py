@@ -11,7 +11,8 @@ from openai.types.beta.threads import Message, Run
 from openai.types.beta.threads.runs import RunStep, ToolCall
 from runs.scenes import NAMES, Scene, scene_of
 from runs.wire import WEATHER, Conversation, outputs_for, text_of
-from threadmill.demo.scripted_model import ScriptedModel
+from threadmill.demo.scripted_model import Reply, ScriptedModel
+from threadmill.demo.scripted_model import ToolCall as Call
 
 
 class Told:
@@ -172,23 +173,20 @@ class SyncReader:
         return openai.OpenAI(api_key="any", base_url=f"{self._address}/v1", max_retries=0)
 
 
-@pytest.mark.parametrize("reader", [AsyncReader, SyncReader])
 @pytest.mark.parametrize("name", NAMES)
 async def test_the_helpers_read_every_stream(
-    name: str,
-    reader: type[AsyncReader] | type[SyncReader],
-    serve: Serve,
-    model: ScriptedModel,
+    name: str, serve: Serve, model: ScriptedModel
 ) -> None:
     scene = scene_of(name)
-    model.reply(*scene.replies)
+    model.reply(*scene.replies, *scene_of(name).replies)
     async with (
         serve(**scene.settings) as server,
         openai.AsyncOpenAI(api_key="any", base_url=f"{server.address}/v1", max_retries=0) as client,
     ):
         assistant = await client.beta.assistants.create(model="scripted", tools=[WEATHER])
-        talk = await Conversation.begin(client, assistant.id)
-        await _read(scene, talk, reader(talk, server.address))
+        for reader in (AsyncReader, SyncReader):
+            talk = await Conversation.begin(client, assistant.id)
+            await _read(scene, talk, reader(talk, server.address))
 
 
 async def _read(scene: Scene, talk: Conversation, reader: AsyncReader | SyncReader) -> None:
@@ -225,9 +223,6 @@ async def test_calls_are_one_whole_each_for_the_helper(
     talk: Conversation, model: ScriptedModel
 ) -> None:
     """A client that executes a function in `on_tool_call_done` gets it with all its arguments."""
-    from threadmill.demo.scripted_model import Reply
-    from threadmill.demo.scripted_model import ToolCall as Call
-
     model.reply(
         Reply(tool_calls=[Call("get_weather", ['{"a"', ":1}"]), Call("get_weather", ["{", "}"])])
     )

@@ -28,7 +28,7 @@ async def create_message(
 ) -> Json:
     ids.check("thread_id", thread_id, "thread")
     async with runtime.database.connection() as connection:
-        [new] = await new_messages(connection, project_id, [wanted], "attachments")
+        [new] = await new_messages(connection, project_id, [wanted])
         if not new.attachments:
             return _shown(await messages.add(connection, project_id, thread_id, new))
     async with runtime.database.transaction() as connection:

@@ -1,5 +1,6 @@
 """/threads"""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -93,9 +94,12 @@ async def make_thread(connection: Connection, project_id: str, wanted: CreateThr
 
 
 async def new_messages(
-    connection: Connection, project_id: str, wanted: list[CreateMessage], param: str
+    connection: Connection, project_id: str, wanted: list[CreateMessage], param: str | None = None
 ) -> list[NewMessage]:
-    """In the form in which they are stored; raises NotFound for files that they name in vain."""
+    """In the form in which they are stored; raises NotFound for files that they name in vain.
+
+    `param` is the list that they were sent in; none where the body is the message.
+    """
     new = [
         NewMessage(
             role=message.role,
@@ -106,14 +110,21 @@ async def new_messages(
         for message in wanted
     ]
     named = [
-        part["image_file"]["file_id"]
-        for message in new
-        for part in message.content
-        if part["type"] == "image_file"
+        (f"{param}[{at}].{place}" if param else place, file_id)
+        for at, message in enumerate(new)
+        for place, file_id in _named_files(message)
     ]
-    named += [attachment["file_id"] for message in new for attachment in message.attachments]
-    await resources.check_files(connection, project_id, named, param)
+    await resources.check_files(connection, project_id, named)
     return new
+
+
+def _named_files(message: NewMessage) -> Iterator[tuple[str, str]]:
+    """Where in the message a file is named, and its id."""
+    for at, part in enumerate(message.content):
+        if part["type"] == "image_file":
+            yield f"content[{at}].image_file.file_id", part["image_file"]["file_id"]
+    for at, attachment in enumerate(message.attachments):
+        yield f"attachments[{at}].file_id", attachment["file_id"]
 
 
 def _shown(row: Thread) -> Json:

@@ -78,6 +78,8 @@ class Answer:
         self.writing: Writing | None = None  # the open message
         self.calling: Step | None = None  # the open step of tool calls
         self._arguments: list[list[str]] = []
+        self._telling = 0  # the call whose deltas are told now; those of later ones are held
+        self._held: list[Json] = []
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.length_characters = 0  # of all that the model wrote, to estimate a missing usage
@@ -92,6 +94,7 @@ class Answer:
             self._call(delta)
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
+            self._tell_held(is_over=True)
         if chunk.usage is not None:
             self.usage = chunk.usage
 
@@ -188,6 +191,25 @@ class Answer:
             self._say_call({"index": delta.index, "type": "function", "function": written})
 
     def _say_call(self, call: Json) -> None:
+        """One call after the other: for the SDKs' helpers the next one's first delta ends a call,
+        and some servers send the fragments of parallel calls in turns."""
+        if self._held or call["index"] > self._telling:
+            self._held.append(call)
+            self._tell_held(is_over=False)
+        else:
+            self._tell_call(call)
+
+    def _tell_held(self, *, is_over: bool) -> None:
+        while self._held:
+            for call in self._held:
+                if call["index"] <= self._telling:
+                    self._tell_call(call)
+            self._held = [call for call in self._held if call["index"] > self._telling]
+            if not (is_over or _is_whole(self._arguments[self._telling])):
+                return
+            self._telling += 1
+
+    def _tell_call(self, call: Json) -> None:
         assert self.calling is not None
         if self._voice.is_heard:
             details = {"type": "tool_calls", "tool_calls": [call]}
@@ -197,6 +219,16 @@ class Answer:
                 "delta": {"step_details": details},
             }
             self._voice.say_frame(frame("thread.run.step.delta", data))
+
+
+def _is_whole(arguments: list[str]) -> bool:
+    if not arguments or not arguments[-1].rstrip().endswith("}"):
+        return False
+    try:
+        msgspec.json.decode("".join(arguments))
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def close_message(message: Message, content: list[Json], reason: str | None) -> None:

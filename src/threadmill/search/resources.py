@@ -17,8 +17,10 @@ async def check(
     connection: Connection, project_id: str, given: Json, wanted: ToolResources | None
 ) -> None:
     """Raises NotFound for a file or vector store that the project does not have."""
+    place = "tool_resources.code_interpreter.file_ids"
     file_ids = given.get("code_interpreter", {}).get("file_ids", [])
-    await check_files(connection, project_id, file_ids, "tool_resources.code_interpreter.file_ids")
+    named = [(f"{place}[{at}]", file_id) for at, file_id in enumerate(file_ids)]
+    await check_files(connection, project_id, named)
     for store_id in given.get("file_search", {}).get("vector_store_ids", []):
         ids.check("tool_resources.file_search.vector_store_ids[0]", store_id, "vs")
         raise not_found("vector store", store_id)
@@ -30,14 +32,15 @@ async def check(
 
 
 async def check_files(
-    connection: Connection, project_id: str, file_ids: list[str], param: str
+    connection: Connection, project_id: str, named: list[tuple[str, str]]
 ) -> None:
-    if not file_ids:
+    """`named`: for each file the parameter that names it, and its id."""
+    if not named:
         return
-    for at, file_id in enumerate(file_ids):
-        ids.check(f"{param}[{at}]", file_id, "file")
-    known = await files.names(connection, project_id, file_ids)
-    for file_id in file_ids:
+    for param, file_id in named:
+        ids.check(param, file_id, "file")
+    known = await files.names(connection, project_id, [file_id for _, file_id in named])
+    for _, file_id in named:
         if file_id not in known:
             raise files.missing(file_id)
 

@@ -166,6 +166,66 @@ class File(msgspec.Struct):
     sha256: builtins.bytes
 
 
+class Upload(msgspec.Struct):
+    id: str
+    project_id: str
+    created_at: int
+    expires_at: int
+    status: str
+    filename: str
+    purpose: str
+    mime_type: str
+    bytes: int
+    file_expires_after_s: int | None
+    file_id: str | None
+
+
+class UploadPart(msgspec.Struct):
+    id: str
+    upload_id: str
+    created_at: int
+    bytes: int
+
+
+class VectorStore(msgspec.Struct):
+    id: str
+    project_id: str
+    created_at: int
+    name: str | None
+    description: str | None
+    metadata: dict[str, str]
+    expires_after: Json | None
+    last_active_at: int
+    expires_at: int | None
+    embedding_model: str | None
+    embedding_dimensions: int | None
+    search: Json
+
+
+class VectorStoreFile(msgspec.Struct):
+    vector_store_id: str
+    id: str
+    project_id: str
+    created_at: int
+    status: str
+    last_error: Json | None
+    chunking_strategy: Json
+    attributes: dict[str, Any]
+    usage_bytes: int
+    chunk_count: int
+    worker: str | None
+    claims: int
+    attempts: int
+
+
+class FileBatch(msgspec.Struct):
+    id: str
+    project_id: str
+    vector_store_id: str
+    created_at: int
+    cancelled_at: int | None
+
+
 def usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> Json:
     """Token counts in the wire's shape (it does say `prompt_token_details`, singular)."""
     return {

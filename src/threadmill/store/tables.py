@@ -5,6 +5,9 @@ timestamp of the database's own clock. JSON that must come back with its keys in
 metadata, which is searched, is `jsonb`.
 """
 
+from enum import StrEnum
+
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -15,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -26,7 +30,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from threadmill.lifecycle import ACTIVE, MessageStatus, RunStatus, StepStatus
+from threadmill.lifecycle import (
+    ACTIVE,
+    FileStatus,
+    MessageStatus,
+    RunStatus,
+    StepStatus,
+    UploadStatus,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -39,7 +50,7 @@ metadata = MetaData(
 )
 
 
-def _one_of(column: str, values: type[RunStatus] | type[StepStatus] | type[MessageStatus]) -> str:
+def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
@@ -268,6 +279,138 @@ files = Table(
     Column("sha256", LargeBinary, nullable=False),
     Index(None, "project_id", "seq"),
     Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("mime_type", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("file_expires_after_s", Integer),
+    Column("file_id", Text),  # once it is completed
+    CheckConstraint(_one_of("status", UploadStatus), name="status"),
+    Index(None, "expires_at", postgresql_where=text("status = 'pending'")),
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("upload_id", Text, ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Index(None, "upload_id"),
+)
+
+vector_stores = Table(
+    "vector_stores",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("name", Text),
+    Column("description", Text),
+    Column("metadata", JSONB, nullable=False, server_default=_NO_JSON),
+    Column("expires_after", JSON),
+    Column("last_active_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),  # last_active_at plus the days of the policy
+    # Remembered from the first embedding on: changing the setting never mixes vectors.
+    Column("embedding_model", Text),
+    Column("embedding_dimensions", Integer),
+    # Ours, beside the stock fields: {"mode", "language", "rerank_url", "rerank_model"}.
+    Column("search", JSON, nullable=False),
+    Index(None, "project_id", "seq"),
+    Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+)
+
+vector_store_files = Table(
+    "vector_store_files",
+    metadata,
+    Column(
+        "vector_store_id",
+        Text,
+        ForeignKey("vector_stores.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("id", Text, ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),  # the file's
+    _seq(),
+    Column("project_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("last_error", JSON),
+    Column("chunking_strategy", JSON, nullable=False),
+    Column("attributes", JSONB, nullable=False, server_default=_NO_JSON),
+    Column("usage_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("chunk_count", Integer, nullable=False, server_default=text("0")),
+    # Who ingests it, as with runs.
+    Column("worker", Text),
+    Column("claims", Integer, nullable=False, server_default=text("0")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    CheckConstraint(_one_of("status", FileStatus), name="status"),
+    CheckConstraint("worker IS NULL OR status = 'in_progress'", name="worker"),
+    Index(None, "vector_store_id", "seq"),
+    Index(None, "vector_store_id", "status"),
+    Index(None, "id"),
+    Index(
+        "vector_store_files_queue_idx",
+        "seq",
+        postgresql_where=text("worker IS NULL AND status = 'in_progress'"),
+    ),
+    Index("vector_store_files_held_idx", "worker", postgresql_where=text("worker IS NOT NULL")),
+)
+
+file_batches = Table(
+    "file_batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, nullable=False),
+    Column(
+        "vector_store_id",
+        Text,
+        ForeignKey("vector_stores.id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    Column("created_at", BigInteger, nullable=False),
+    Column("cancelled_at", BigInteger),
+    Index(None, "vector_store_id"),
+)
+
+# What was in a batch. The file's state is that of its row in the store.
+batch_files = Table(
+    "batch_files",
+    metadata,
+    Column("batch_id", Text, ForeignKey("file_batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("file_id", Text, primary_key=True),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("vector_store_id", Text, nullable=False),
+    Column("file_id", Text, nullable=False),
+    Column("ordinal", Integer, nullable=False),  # within the file, from 0
+    Column("text", Text, nullable=False),
+    Column("token_count", Integer, nullable=False),
+    Column("page", Integer),
+    Column("heading", Text),
+    # Without a fixed dimension, for stores differ. Null: text search alone.
+    Column("embedding", HALFVEC),
+    ForeignKeyConstraint(
+        ["vector_store_id", "file_id"],
+        ["vector_store_files.vector_store_id", "vector_store_files.id"],
+        ondelete="CASCADE",
+    ),
+    Index(None, "vector_store_id", "file_id", "ordinal", unique=True),
 )
 
 usage_daily = Table(
