@@ -223,5 +223,6 @@ def upgrade() -> None:
         ["vector_store_id", "file_id", "ordinal"],
         unique=True,
     )
+    op.add_column("steps", sa.Column("given", sa.JSON(), nullable=True))
     # Not compressed and not moved out of the row: an exact search reads it of every chunk.
     op.execute("ALTER TABLE chunks ALTER COLUMN embedding SET STORAGE PLAIN")

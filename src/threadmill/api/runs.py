@@ -59,7 +59,7 @@ async def create_run(
             wanted,
             ground.assistant,
             thread_id=thread_id,
-            tool_resources={},
+            tool_resources=ground.assistant.tool_resources,
             expires_after_s=runtime.settings.run_expires_after_s,
         )
         start.check(run, ground, additional, runtime.models)
@@ -90,7 +90,7 @@ async def create_thread_and_run(
             wanted,
             assistant,
             thread_id=thread.id,
-            tool_resources=given,
+            tool_resources=assistant.tool_resources | given,
             expires_after_s=runtime.settings.run_expires_after_s,
         )
         ground = runs.Ground(assistant, thread.tool_resources, None, bool(new_thread.messages))

@@ -146,6 +146,7 @@ class Step(msgspec.Struct):
     step_details: Json
     usage: Json | None
     turn: int
+    given: Json | None = None
 
 
 class Turn(msgspec.Struct):

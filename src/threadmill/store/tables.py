@@ -241,6 +241,9 @@ steps = Table(
     Column("step_details", JSON, nullable=False),
     Column("usage", JSON),
     Column("turn", Integer, nullable=False),  # which model turn made it: see the table `turns`
+    # What clients do not see: for each call of one of our own tools its arguments, and the output
+    # that the model was given.
+    Column("given", JSON),
     CheckConstraint(_one_of("status", StepStatus), name="status"),
     CheckConstraint("type IN ('message_creation', 'tool_calls')", name="type"),
     Index(None, "run_id", "seq"),

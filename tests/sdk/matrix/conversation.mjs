@@ -10,9 +10,10 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
-const openai = createRequire(join(process.cwd(), "x.js"))("openai");
+const require = createRequire(join(process.cwd(), "here.js"));
+const openai = require("openai");
 const { OpenAI, AzureOpenAI, toFile } = openai;
-const { AssistantStream } = createRequire(join(process.cwd(), "x.js"))("openai/lib/AssistantStream");
+const { AssistantStream } = require("openai/lib/AssistantStream");
 
 const [baseURL, apiKey] = process.argv.slice(2);
 const options = { baseURL, apiKey, maxRetries: 0, timeout: 30_000 };
@@ -278,10 +279,15 @@ const flows = {
     const run = await client.beta.threads.runs.createAndPoll(thread.id, limits);
     const reason = run.incomplete_details.reason;
     assert.deepEqual([run.status, reason], ["incomplete", "max_completion_tokens"]);
-    const heard = await listened(client.beta.threads.runs.stream(thread.id, limits));
     const ends = ["thread.message.incomplete", "thread.run.step.completed", "thread.run.incomplete"];
-    assert.deepEqual(heard.events, [...RUN_BEGINS, ...MESSAGE_BEGINS, ...ends]);
-    assert.deepEqual([heard.text, heard.run.status], ["This is not", "incomplete"]);
+    const told = [...RUN_BEGINS, ...MESSAGE_BEGINS, ...ends];
+    const stream = await client.beta.threads.runs.create(thread.id, { ...limits, stream: true });
+    assert.deepEqual(onceEach((await all(stream)).map((event) => event.event)), told);
+    // The helper of version 4 does not take this for the end of a run.
+    if (isPositional(client.beta.threads)) return;
+    const heard = await listened(client.beta.threads.runs.stream(thread.id, limits));
+    assert.deepEqual([heard.events, heard.text], [told, "This is not"]);
+    assert.equal(heard.run.status, "incomplete");
     assert.equal(heard.messages[0].incomplete_details.reason, "max_tokens");
   },
 
@@ -306,10 +312,12 @@ const flows = {
   async listening(client) {
     const thread = await asked(client, "say: Word by word");
     const assistant_id = await assistant(client);
-    const heard = await listened(client.beta.threads.runs.stream(thread.id, { assistant_id }));
+    const stream = client.beta.threads.runs.stream(thread.id, { assistant_id });
+    const heard = await listened(stream);
     assert.deepEqual([heard.events, heard.text], [TEXT_RUN, "Word by word"]);
     assert.deepEqual([heard.textsDone, heard.run.status], [["Word by word"], "completed"]);
     assert.deepEqual(heard.messages.map(textOf), ["Word by word"]);
+    assert.deepEqual((await stream.finalMessages()).map(textOf), ["Word by word"]);
     assert.equal(heard.steps.length, 1);
   },
 
@@ -480,12 +488,14 @@ const flows = {
     assert.deepEqual(Buffer.from(await content.arrayBuffer()), PNG);
 
     const image = { type: "image_file", image_file: { file_id: made.id, detail: "low" } };
-    const parts = [{ type: "text", text: "look: here" }, image];
+    const link = { type: "image_url", image_url: { url: "https://example.com/a.png" } };
+    const parts = [{ type: "text", text: "look: here" }, image, link];
     const thread = await client.beta.threads.create({ messages: [{ role: "user", content: parts }] });
     const assistant_id = await assistant(client);
     const run = await client.beta.threads.runs.createAndPoll(thread.id, { assistant_id });
     assert.deepEqual([run.status, run.last_error], ["completed", null]);
-    assert.equal(await lastText(client, thread.id), "data:image/png;base64,iVBORw0KGgoAAAANSU");
+    const seen = "data:image/png;base64,iVBORw0KGgoAAAANSU, https://example.com/a.png";
+    assert.equal(await lastText(client, thread.id), seen);
 
     const text = await toFile(Buffer.from("Of mine"), "notes.txt");
     const notes = await client.files.create({ file: text, purpose: "assistants" });
@@ -503,7 +513,7 @@ const flows = {
 // --- what the stream helper tells ---
 
 async function listened(stream) {
-  const heard = { events: [], text: "", textsDone: [], arguments: "", callsCreated: 0 };
+  const heard = { events: [], text: "", textsDone: [], messages: [], arguments: "", callsCreated: 0 };
   stream
     .on("event", ({ event }) => {
       if (heard.events.at(-1) !== event) heard.events.push(event);
@@ -513,10 +523,10 @@ async function listened(stream) {
       assert.equal(snapshot.value, heard.text);
     })
     .on("textDone", (text) => heard.textsDone.push(text.value))
+    .on("messageDone", (message) => heard.messages.push(message))
     .on("toolCallCreated", () => heard.callsCreated++)
     .on("toolCallDelta", (delta) => (heard.arguments += delta.function.arguments ?? ""));
   heard.run = await stream.finalRun();
-  heard.messages = await stream.finalMessages();
   heard.steps = await stream.finalRunSteps();
   return heard;
 }
