@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -42,7 +43,8 @@ async def _measure(names: list[str], size: Size, profile: Path | None) -> list[F
         stage.profile = profile
         for name in names:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            figures += await SCENES[name](stage, size)
+            for figure in await SCENES[name](stage, size):
+                figures.append(replace(figure, waited_share=stage.waited_share))
     return figures
 
 

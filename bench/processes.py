@@ -24,6 +24,17 @@ def proportional_bytes(pid: int) -> int:
     return int(kilobytes) * 1024
 
 
+def waited_share(pid: int) -> float:
+    """How much of the time in which a process could have run it waited for a core, since it began.
+    What is much of it was done by other processes of this machine, ours or not."""
+    ran, waited = 0, 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        fields = (task / "schedstat").read_text().split()
+        ran += int(fields[0])
+        waited += int(fields[1])
+    return waited / (ran + waited)
+
+
 def _tree(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):

@@ -83,6 +83,7 @@ class Stage:
         self.upstream_pid = pid
         self.folder = folder
         self.profile: Path | None = None  # where servers write what they were doing
+        self.waited_share = 0.0  # of the last server, see processes.waited_share
         self._postgres = postgres
         self._servers = 0
 
@@ -122,6 +123,7 @@ class Stage:
             address = await _said(process, rb"listens on (http://\S+)", log_path)
             postmaster = None if embedded else self.postmaster
             yield Server(address, process, postmaster, is_profiled=self.profile is not None)
+            self.waited_share = processes.waited_share(process.pid)
         finally:
             await _end(process)
         if process.returncode:

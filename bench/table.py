@@ -9,7 +9,7 @@ from bench.figures import Figure
 _README = Path(__file__).with_name("README.md")
 _BEGIN = "<!-- figures: written by the command -->"
 _END = "<!-- end of figures -->"
-_HEAD = ("figure", "limit", "measured", "of the limit", "beside it")
+_HEAD = ("figure", "limit", "measured", "of the limit", "waited", "beside it")
 
 
 def rendered(figures: list[Figure]) -> str:
@@ -45,7 +45,8 @@ def _cells(figure: Figure) -> tuple[str, ...]:
     share = "–" if figure.share is None else f"{figure.share:.2f}"
     if figure.share is not None and figure.share > 1:
         share += " OVER"
-    return figure.what, limit, f"{_number(figure.measured)} {figure.unit}", share, figure.beside
+    measured, waited = f"{_number(figure.measured)} {figure.unit}", f"{figure.waited_share:.0%}"
+    return figure.what, limit, measured, share, waited, figure.beside
 
 
 def _number(value: float) -> str:

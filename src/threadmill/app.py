@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from threadmill.api import assistants, files, messages, models, runs, steps, threads
+from threadmill.api import assistants, files, messages, models, runs, steps, threads, uploads
 from threadmill.api.deps import Keys
 from threadmill.api.envelope import Envelope
 from threadmill.errors import (
@@ -46,7 +46,7 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     app.state.worker = worker
     app.state.keys = keys
     # Runs before threads: /threads/runs is not a thread whose id is "runs".
-    for room in (assistants, runs, threads, messages, steps, files, models):
+    for room in (assistants, runs, threads, messages, steps, files, uploads, models):
         app.include_router(room.router, prefix="/v1")
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)

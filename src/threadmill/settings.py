@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     embedding_api_key: SecretStr | None = None
     embedding_model: str | None = None  # unset: file search works by text alone
     embedding_dimensions: int | None = Field(default=None, ge=1)
+    embedding_batch_max_texts: int = Field(default=64, ge=1)  # in one request
+    embedding_max_concurrent_requests: int = Field(default=4, ge=1)
     model_connect_timeout_s: float = Field(default=10, gt=0)
     model_idle_timeout_s: float = Field(default=120, gt=0)  # silence of a stream before it is cut
     model_max_attempts: int = Field(default=4, ge=1)  # tries per model before its fallbacks

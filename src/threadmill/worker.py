@@ -9,7 +9,7 @@ import structlog
 from threadmill.runs.events import Events
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
-from threadmill.search.expiry import sweep_files
+from threadmill.search import expiry
 from threadmill.store.database import Unreachable
 from threadmill.store.notify import Hints
 
@@ -39,7 +39,7 @@ class Worker:
             self.executor.sweep,
             self.executor.save_drafts,
             self._hints.run,
-            partial(sweep_files, self._runtime),
+            partial(expiry.sweep, self._runtime),
         ):
             self._spawn(_through_faults(service))
         if self._runtime.postgres is not None:

@@ -48,8 +48,12 @@ async def shared(
     url = postgres.replace("/threadmill?", f"/{name}?").replace("/postgres?", f"/{name}?")
     async with ScriptedModel() as model, aiohttp.ClientSession() as session:
         settings = _settings(url, model, tmp_path_factory.mktemp("shared"))
+        database = Database(url)
+        await database.open()
+        await new_key(database)  # or the server would demand none in its first seconds
         async with served(settings) as server:
-            yield Shared(server, model, server.runtime.database, session)
+            yield Shared(server, model, database, session)
+        await database.close()
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -73,8 +77,8 @@ def rows(shared: Shared, wire: Wire) -> Rows:
 
 @pytest.fixture
 def script(shared: Shared) -> ScriptedModel:
-    """The model that the shared server asks."""
-    shared.model.answer = None
+    """The model that the shared server asks, with nothing left of an earlier test that failed."""
+    shared.model._queue.clear()
     return shared.model
 
 
@@ -101,10 +105,17 @@ def serve_wire(serve: Callable[..., AbstractAsyncContextManager[Served]]) -> Ser
 
 
 async def new_wire(shared: Shared) -> Wire:
-    async with shared.database.connection() as connection:
-        project = await projects.get_or_create(connection, projects.new_key())
+    project_id, key = await new_key(shared.database)
+    return Wire(shared.session, shared.server.address, key, project_id)
+
+
+async def new_key(database: Database, project_name: str | None = None) -> tuple[str, str]:
+    """A project's id and a key of it; without a name it is a new project."""
+    async with database.connection() as connection:
+        name = project_name or projects.new_key()
+        project = await projects.get_or_create(connection, name)
         _, key = await projects.create_key(connection, project, "test")
-    return Wire(shared.session, shared.server.address, key, project.id)
+    return project.id, key
 
 
 def _settings(url: str, model: ScriptedModel, data_dir: Path) -> Settings:

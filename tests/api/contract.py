@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 import yaml
 from jsonschema import Draft202012Validator
-from openai.types import FileDeleted, FileObject, Model, ModelDeleted
+from openai.types import FileDeleted, FileObject, Model
 from openai.types.beta import Assistant, AssistantDeleted, Thread, ThreadDeleted
 from openai.types.beta.threads import Message, MessageDeleted, MessageDeltaEvent, Run
 from openai.types.beta.threads.runs import RunStep, RunStepDeltaEvent
@@ -19,11 +19,8 @@ NO_SPEC = "THREADMILL_SPEC names no OpenAPI document"
 
 SDK_TYPES: dict[str, type[pydantic.BaseModel]] = {
     "assistant": Assistant,
-    "assistant.deleted": AssistantDeleted,
     "thread": Thread,
-    "thread.deleted": ThreadDeleted,
     "thread.message": Message,
-    "thread.message.deleted": MessageDeleted,
     "thread.message.delta": MessageDeltaEvent,
     "thread.run": Run,
     "thread.run.step": RunStep,
@@ -31,19 +28,29 @@ SDK_TYPES: dict[str, type[pydantic.BaseModel]] = {
     "file": FileObject,
     "model": Model,
 }
+# A deleted file has the kind itself for its `object`.
+SDK_DELETED: dict[str, type[pydantic.BaseModel]] = {
+    "assistant.deleted": AssistantDeleted,
+    "thread.deleted": ThreadDeleted,
+    "thread.message.deleted": MessageDeleted,
+    "file": FileDeleted,
+}
 SCHEMAS = {
     "assistant": "AssistantObject",
-    "assistant.deleted": "DeleteAssistantResponse",
     "thread": "ThreadObject",
-    "thread.deleted": "DeleteThreadResponse",
     "thread.message": "MessageObject",
-    "thread.message.deleted": "DeleteMessageResponse",
     "thread.message.delta": "MessageDeltaObject",
     "thread.run": "RunObject",
     "thread.run.step": "RunStepObject",
     "thread.run.step.delta": "RunStepDeltaObject",
     "file": "OpenAIFile",
     "model": "Model",
+}
+DELETED_SCHEMAS = {
+    "assistant.deleted": "DeleteAssistantResponse",
+    "thread.deleted": "DeleteThreadResponse",
+    "thread.message.deleted": "DeleteMessageResponse",
+    "file": "DeleteFileResponse",
 }
 LIST_SCHEMAS = {
     "assistant": "ListAssistantsResponse",
@@ -56,6 +63,11 @@ LIST_SCHEMAS = {
 }
 # The wire said null where the document (and the SDK made from it) does not foresee it.
 NULLS = {"thread.run": ["instructions"], "file": ["expires_at", "status_details"]}
+
+# The wire did not keep to these lower limits.
+FREE_LIMITS = ("max_prompt_tokens", "max_completion_tokens")
+# What the original had not.
+OURS = {"thread.run.step.request"}
 
 # Every field that is always there.
 FIELDS = {
@@ -93,16 +105,18 @@ def check(answer: Json) -> None:
     if kind == "list":
         _check_list(answer)
         return
+    if kind in OURS:
+        return
+    if "deleted" in answer:
+        _check_deleted(answer)
+        return
     if kind in FIELDS:
         assert set(answer) == set(FIELDS[kind].split()), kind
-    # A deleted file and a deleted model have the kind itself for their `object`.
-    sdk_type = {"file": FileDeleted, "model": ModelDeleted}.get(kind, SDK_TYPES[kind])
-    if "deleted" not in answer:
-        sdk_type = SDK_TYPES[kind]
+    sdk_type = SDK_TYPES[kind]
     without_nulls = dict(answer)
     for name in NULLS.get(kind, []):
-        if answer[name] is None:
-            without_nulls[name] = 0 if name == "expires_at" else ""
+        if answer[name] is None and sdk_type.model_fields[name].is_required():
+            without_nulls[name] = ""
     parsed = sdk_type.model_validate(without_nulls, strict=True)
     assert unknown(parsed) <= UNKNOWN_TO_THE_SDK
     if has_spec():
@@ -138,6 +152,9 @@ def document() -> Json:
         properties = read["components"]["schemas"][SCHEMAS[kind]]["properties"]
         for name in names:
             properties[name] = {"anyOf": [properties[name], {"type": "null"}]}
+    run = read["components"]["schemas"]["RunObject"]["properties"]
+    for name in FREE_LIMITS:
+        run[name]["anyOf"][0]["minimum"] = 1
     return read
 
 
@@ -149,6 +166,14 @@ def operations(*rooms: str) -> set[str]:
         for method in methods
         if path.split("/")[1] in rooms
     }
+
+
+def _check_deleted(answer: Json) -> None:
+    kind = answer["object"]
+    assert answer["deleted"] is True
+    assert unknown(SDK_DELETED[kind].model_validate(answer, strict=True)) == set()
+    if has_spec():
+        validator(DELETED_SCHEMAS[kind]).validate(answer)
 
 
 def _check_list(answer: Json) -> None:

@@ -39,12 +39,12 @@ _ELSEWHERE = "elsewhere"  # the process that seems to execute them, so that nobo
 
 class Rows:
     def __init__(self, database: Database, project_id: str) -> None:
-        self._database = database
+        self.database = database
         self._project_id = project_id
 
     async def add_run(self, thread_id: str, assistant_id: str, status: str = "completed") -> str:
         """The id of a run that stays in that status."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             await workers.renew(connection, _ELSEWHERE, 3600)
             assistant = await assistants.get(connection, self._project_id, assistant_id)
             run = start.effective_run(
@@ -54,15 +54,29 @@ class Rows:
                 tool_resources={},
                 expires_after_s=600,
             )
-            run.worker = _ELSEWHERE
+            run.worker, run.claims = _ELSEWHERE, 1
             await runs.create(connection, run, [], None)
             await _move(connection, run.id, RunStatus(status))
         return run.id
 
     async def add_step(self, run_id: str) -> str:
         """The id of a step that is completed."""
-        async with self._database.connection() as connection:
+        async with self.database.connection() as connection:
             return await _add_step(connection, run_id, _MESSAGE_CREATION, "completed")
+
+    async def add_messages_of(self, run_id: str, count: int) -> list[str]:
+        """The ids of messages that the run seems to have written, oldest first."""
+        made = [ids.new("msg") for _ in range(count)]
+        async with self.database.transaction() as connection:
+            for message_id in made:
+                await connection.execute(
+                    "INSERT INTO messages (id, project_id, thread_id, created_at, status,"
+                    " completed_at, role, content, assistant_id, run_id, attachments)"
+                    " SELECT %(id)s, project_id, thread_id, created_at, 'completed', created_at,"
+                    " 'assistant', '[]', assistant_id, id, '[]' FROM runs WHERE id = %(run_id)s",
+                    {"id": message_id, "run_id": run_id},
+                )
+        return made
 
     async def add_file(self) -> str:
         file = File(
@@ -75,14 +89,14 @@ class Rows:
             bytes=3,
             sha256=b"",
         )
-        async with self._database.connection() as connection:
+        async with self.database.connection() as connection:
             await files.create(connection, file)
         return file.id
 
     async def contents(self) -> dict[str, list[str]]:
         """All that is stored in the project, by table: to see that nothing was written."""
         found = {}
-        async with self._database.connection() as connection:
+        async with self.database.connection() as connection:
             for table in TABLES:
                 cursor = await connection.execute(
                     f"SELECT t::text FROM {table} AS t WHERE project_id = %s ORDER BY 1",

@@ -18,6 +18,13 @@ NORMAL_FUNCTION = {
 }
 MESSAGE = {"role": "user", "content": "x"}
 
+WHEN = {
+    "completed": ["completed_at"],
+    "incomplete": ["completed_at"],
+    "failed": ["failed_at"],
+    "cancelled": ["cancelled_at"],
+}
+
 Scene = tuple[str, str]
 
 
@@ -183,7 +190,8 @@ async def test_an_empty_list_of_additional_messages_is_legal(
     script.say("Hello")
     assistant_id, thread_id = await scene(wire)
     body = {"assistant_id": assistant_id, "additional_messages": []}
-    await wire.post(f"/threads/{thread_id}/runs", body)
+    run = await wire.post(f"/threads/{thread_id}/runs", body)
+    await ended(wire, f"/threads/{thread_id}/runs/{run['id']}")
 
 
 async def test_a_run_can_be_streamed(wire: Wire, script: ScriptedModel) -> None:
@@ -448,12 +456,7 @@ async def test_a_run_is_shown_as_it_stands(wire: Wire, rows: Rows) -> None:
         assert ("openai-poll-after-ms" in answer.headers) == waits
         assert (run["required_action"] is not None) == (status == "requires_action")
         times = [name for name in run if name.endswith("ed_at") and run[name] is not None]
-        assert times == ["created_at"] + {
-            "completed": ["completed_at"],
-            "incomplete": ["completed_at"],
-            "failed": ["failed_at"],
-            "cancelled": ["cancelled_at"],
-        }.get(status, [])
+        assert times == ["created_at", *WHEN.get(status, [])]
 
 
 async def test_a_run_that_waits_for_its_client_says_for_what(wire: Wire, rows: Rows) -> None:

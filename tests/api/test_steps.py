@@ -109,7 +109,7 @@ async def test_the_request_of_a_step_can_be_read(wire: Wire, script: ScriptedMod
     path = f"/threads/{thread_id}/runs/{run['id']}/steps"
     [step_id] = await wire.ids(path)
     told = await wire.get(f"{path}/{step_id}/request")
-    assert (told["step_id"], told["run_id"], told["turn"]) == (step_id, run["id"], 0)
+    assert (told["step_id"], told["run_id"], told["turn"]) == (step_id, run["id"], 1)
     assert told["request"] == script.requests[-1].body
     assert told["usage"]["total_tokens"] == run["usage"]["total_tokens"]
     assert told["timings"]["generation_ms"] >= 0

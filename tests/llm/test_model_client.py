@@ -10,7 +10,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from raw_server import RawServer
+from llm.raw_server import RawServer
 
 from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
 from threadmill.errors import Unavailable

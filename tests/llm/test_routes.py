@@ -2,7 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from raw_server import RawServer
+from llm.raw_server import RawServer
 
 from threadmill.llm.client import ModelClient, TurnRecord
 from threadmill.llm.routes import Endpoint, Routes, embedding_endpoint

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import Depends, Request, Response
+from starlette.requests import ClientDisconnect
 
 from threadmill.errors import InvalidRequest, TooLarge, Unauthorized, WrongHost
 from threadmill.runs.events import Events
@@ -56,9 +57,12 @@ async def _events(request: Request) -> Events:
 class Keys:
     """Which project a key belongs to. What the database said is believed for a few seconds."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, *, known_for_s: float = _KEY_KNOWN_FOR_S
+    ) -> None:
         self._settings = settings
         self._database = database
+        self._known_for_s = known_for_s
         self._static = [
             hashlib.sha256(key.get_secret_value().encode()).digest() for key in settings.api_keys
         ]
@@ -77,19 +81,20 @@ class Keys:
             project_id = row.project_id if row else None
             if len(self._known) >= _KEYS_KNOWN_MAX:
                 self._known.clear()
-            self._known[hashed] = (time.monotonic() + _KEY_KNOWN_FOR_S, project_id)
+            self._known[hashed] = (time.monotonic() + self._known_for_s, project_id)
         if project_id is None and not await self.are_demanded():
             return projects.DEFAULT_PROJECT_ID
         return project_id
 
     async def are_demanded(self) -> bool:
-        """Whether a key must be a known one: not on loopback where no key was ever made."""
+        """Whether a key must be a known one: not on loopback where no key was ever made. That all
+        were revoked does not open the server again."""
         if self._static or not self._settings.is_loopback:
             return True
         until, demanded = self._demanded
         if until < time.monotonic():
             demanded = await self.any_exists()
-            self._demanded = (time.monotonic() + _KEY_KNOWN_FOR_S, demanded)
+            self._demanded = (time.monotonic() + self._known_for_s, demanded)
         return demanded
 
     async def any_exists(self) -> bool:
@@ -179,11 +184,14 @@ def body(shape: type[S]) -> Any:
 async def _read(request: Request, max_bytes: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > max_bytes:
-            raise TooLarge(f"The request body is larger than {max_bytes} bytes.")
-        pieces.append(piece)
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > max_bytes:
+                raise TooLarge(f"The request body is larger than {max_bytes} bytes.")
+            pieces.append(piece)
+    except ClientDisconnect:
+        raise InvalidRequest("The request body ended too soon.") from None  # nobody reads this
     return b"".join(pieces)
 
 

@@ -85,7 +85,7 @@ async def create_thread_and_run(
         given = wanted.normal_tool_resources()
         await resources.check(connection, project_id, given, wanted.tool_resources)
         new_thread = wanted.thread or CreateThread()
-        thread = await make_thread(connection, project_id, new_thread)
+        thread = await make_thread(connection, project_id, new_thread, "thread.messages")
         run = start.effective_run(
             wanted,
             assistant,

@@ -79,8 +79,11 @@ async def delete_thread(
     return Json(objects.Deleted(thread_id, "thread.deleted"))
 
 
-async def make_thread(connection: Connection, project_id: str, wanted: CreateThread) -> Thread:
-    first = await new_messages(connection, project_id, wanted.messages or [], "messages")
+async def make_thread(
+    connection: Connection, project_id: str, wanted: CreateThread, param: str = "messages"
+) -> Thread:
+    """`param` is where its messages were sent."""
+    first = await new_messages(connection, project_id, wanted.messages or [], param)
     given = wanted.normal_tool_resources()
     await resources.check(connection, project_id, given, wanted.tool_resources)
     attachments = [attachment for message in first for attachment in message.attachments]

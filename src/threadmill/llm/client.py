@@ -5,9 +5,11 @@ aiohttp is used as it is: a streamed chunk costs 48-66 µs of CPU with it and 18
 
 import asyncio
 import io
+import itertools
 import json
 import random
 import time
+from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -82,6 +84,7 @@ class ModelClient:
         self._secrets = self._routes.secrets.union(
             self._embedding_endpoint.secrets if self._embedding_endpoint else ()
         )
+        self._embedding_slots = asyncio.Semaphore(settings.embedding_max_concurrent_requests)
         self._session: aiohttp.ClientSession | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._without_stream_options: set[tuple[str, str]] = set()
@@ -172,18 +175,44 @@ class ModelClient:
             raise
         return _read_models(answer, self._started_at)
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        endpoint, model = self._embedding_endpoint, self._settings.embedding_model
+    async def embed(
+        self, texts: list[str], *, model: str | None = None, dimensions: int | None = None
+    ) -> list[list[float]]:
+        """A vector for each text, by the configured embedding model unless another is named. Long
+        lists go out in several requests at once. Raises ModelError."""
+        size = self._settings.embedding_batch_max_texts
+        try:
+            async with asyncio.TaskGroup() as group:
+                batches = [
+                    group.create_task(self._embed(texts[at : at + size], model, dimensions))
+                    for at in range(0, len(texts), size)
+                ]
+        except* ModelError as failures:
+            raise failures.exceptions[0] from None
+        return [vector for batch in batches for vector in batch.result()]
+
+    async def _embed(
+        self, texts: list[str], model: str | None, dimensions: int | None
+    ) -> list[list[float]]:
+        endpoint, model = self._embedding_endpoint, model or self._settings.embedding_model
         if endpoint is None or model is None:
             raise ModelError("server_error", "No endpoint and model for embeddings are configured.")
         body: dict[str, Any] = {"model": model, "input": texts}
-        if self._settings.embedding_dimensions is not None:
-            body["dimensions"] = self._settings.embedding_dimensions
-        try:
-            answer = await self._fetch("POST", endpoint, "embeddings", _json(body))
-            return _read_embeddings(answer, expected=len(texts))
-        except UpstreamError as failure:
-            raise self._model_error(failure, model) from failure
+        dimensions = dimensions or self._settings.embedding_dimensions
+        if dimensions is not None and self._settings.embedding_dimensions is not None:
+            body["dimensions"] = dimensions  # only where it was asked for: not every model shortens
+        data = _json(body)
+        for attempt in itertools.count(1):
+            try:
+                async with self._embedding_slots:
+                    answer = await self._fetch("POST", endpoint, "embeddings", data)
+                return _read_embeddings(answer, expected=len(texts), dimensions=dimensions)
+            except UpstreamError as failure:
+                wait_s = self._wait_after(failure, attempt)
+                if wait_s is None:
+                    raise self._model_error(failure, model) from failure
+            await self._sleep(wait_s)
+        raise AssertionError("unreachable")
 
     # --- tries ---
 
@@ -518,12 +547,18 @@ def _read_models(answer: Any, created: int) -> list[dict[str, Any]]:
     return list(models.values())
 
 
-def _read_embeddings(answer: Any, *, expected: int) -> list[list[float]]:
+def _read_embeddings(answer: Any, *, expected: int, dimensions: int | None) -> list[list[float]]:
     try:
         rows = sorted(answer["data"], key=lambda row: row.get("index", 0))
-        vectors = [[float(value) for value in row["embedding"]] for row in rows]
+        vectors: list[list[float]] = [row["embedding"] for row in rows]
+        lengths = {len(array("d", vector)) for vector in vectors}  # an array takes numbers only
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UpstreamError("The endpoint's answer holds no embeddings.") from error
     if len(vectors) != expected:
         raise UpstreamError(f"{expected} texts were sent, {len(vectors)} embeddings came back.")
+    if len(lengths) > 1 or (dimensions is not None and lengths - {dimensions}):
+        raise UpstreamError(
+            f"Embeddings of {sorted(lengths)} dimensions came back, {dimensions} were expected.",
+            status=400,
+        )
     return vectors

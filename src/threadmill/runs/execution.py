@@ -97,6 +97,7 @@ class Execution:
 
     async def _perform(self) -> None:
         try:
+            await self._recover()
             with self.interrupt.may_strike():
                 await self._slots.acquire()
             try:
@@ -119,14 +120,25 @@ class Execution:
 
     # --- the steps, in their order ---
 
-    async def _begin(self) -> None:
+    async def _recover(self) -> None:
+        """Learn what earlier executions have done, and what they left open. A run that only has to
+        be closed waits for no slot."""
         run = self.run
         if run.claims > 1:  # somebody was here before us
-            await self._recover()
+            async with self._runtime.database.connection() as connection:
+                made, self._steps = await runs.open_work(connection, run.id)
+            self._left_open = Progress(
+                messages=[message for message in made if message.status == "in_progress"],
+                steps=[step for step in self._steps if step.status == StepStatus.IN_PROGRESS],
+            )
+            run.turns = max([run.turns, *(step.turn for step in self._steps)])
         if run.status == RunStatus.CANCELLING:
             raise Interrupted(Reason.CANCEL)
         if run.expires_at <= time.time():
             raise Interrupted(Reason.EXPIRE)
+
+    async def _begin(self) -> None:
+        run = self.run
         if run.attempts > self._runtime.settings.run_max_attempts:
             raise Failed(
                 "server_error",
@@ -143,16 +155,6 @@ class Execution:
             self._left_open = Progress()
         self._voice.say("thread.run.in_progress", objects.shape(run, objects.Run))
         self._voice.send()
-
-    async def _recover(self) -> None:
-        """Learn what earlier executions have done, and what they left open."""
-        async with self._runtime.database.connection() as connection:
-            made, self._steps = await runs.open_work(connection, self.run.id)
-        self._left_open = Progress(
-            messages=[message for message in made if message.status == "in_progress"],
-            steps=[step for step in self._steps if step.status == StepStatus.IN_PROGRESS],
-        )
-        self.run.turns = max([self.run.turns, *(step.turn for step in self._steps)])
 
     async def _turn(self) -> bool:
         """One call of the model and what follows from it. True if another one has to come."""
@@ -198,20 +200,26 @@ class Execution:
             async with runtime.database.connection() as connection:
                 await messages.save_token_counts(connection, fitted.counted)
         self._dropped = fitted.dropped
-        return prompt.request_body(run, fitted.entries, is_first_turn=run.turns == 0)
+        # Turns that an earlier execution left unfinished do not count.
+        has_called = any(step.type == "tool_calls" for step in self._steps if step.completed_at)
+        return prompt.request_body(run, fitted.entries, is_first_turn=not has_called)
 
     async def _read_history(self) -> list[Message]:
         if self._history is None:
-            strategy = self.run.truncation_strategy
+            run, strategy = self.run, self.run.truncation_strategy
             newest = strategy.get("last_messages") or _HISTORY_MAX_MESSAGES
+            written = sum(step.type == "message_creation" for step in self._steps)
             started = time.perf_counter()
             async with self._runtime.database.connection() as connection:
-                history = await messages.history(connection, self.run.thread_id, newest)
-                if len(history) == _HISTORY_MAX_MESSAGES and strategy["type"] == "auto":
-                    first = await messages.first(connection, self.run.thread_id)
-                    history = [first, *history] if first else history
+                history = await messages.history(connection, run.thread_id, newest + written)
+                # What this run has written comes on top of the newest of the thread.
+                own = [message for message in history if message.run_id == run.id]
+                told = [message for message in history if message.run_id != run.id][-newest:]
+                if len(told) == _HISTORY_MAX_MESSAGES and strategy["type"] == "auto":
+                    first = await messages.first(connection, run.thread_id)
+                    told = [first, *told] if first and first.id != told[0].id else told
             self._database_s += time.perf_counter() - started
-            self._history = history
+            self._history = told + own
         return self._history
 
     async def _file_names(self) -> dict[str, str]:
@@ -259,10 +267,12 @@ class Execution:
     async def _close_writing(self, answer: Answer) -> None:
         """The text is over and tool calls follow: a step of its own, saved before it is said."""
         assert answer.writing is not None
-        writing, answer.writing = answer.writing, None
+        writing = answer.writing
         close_message(writing.message, writing.content(), None)
         close_step(writing.step, StepStatus.COMPLETED)
+        self.run.attempts = 0  # it got further
         await self._advance(RunStatus.IN_PROGRESS, Progress([writing.message], [writing.step]))
+        answer.writing = None  # not before: who comes first with a cancel has it still to close
         self._remember(writing.message, writing.step)
         self._say_closed([writing.message], [writing.step])
 
@@ -333,6 +343,7 @@ class Execution:
         step.status, step.completed_at = StepStatus.IN_PROGRESS, None  # until the client answers
         step.expires_at = run.expires_at
         progress.turn = await self._turn_row()
+        run.attempts = 0  # it got further
         run.required_action = {
             "type": "submit_tool_outputs",
             "submit_tool_outputs": {"tool_calls": calls},
@@ -370,11 +381,14 @@ class Execution:
         if reason is Reason.LOST:
             raise Lost
         if reason is Reason.HAND_BACK:
-            await self._hand_back()
+            try:
+                await self._hand_back()
+            except Interrupted as interrupted:  # the client's cancel came first
+                await self._stop(interrupted.reason)
         elif reason is Reason.EXPIRE:
             await self._closing(RunStatus.EXPIRED, StepStatus.EXPIRED, "run_expired")
         else:
-            self.run.status = RunStatus.CANCELLING
+            self.run.status, self.run.required_action = RunStatus.CANCELLING, None
             self._voice.say("thread.run.cancelling", objects.shape(self.run, objects.Run))
             self._voice.send()
             await self._finish(RunStatus.CANCELLED, StepStatus.CANCELLED, "run_cancelled")
@@ -392,10 +406,11 @@ class Execution:
         if self._answer is not None:
             self._close_answer(self._answer, progress, StepStatus.FAILED, "run_failed")
         if progress.steps:
+            progress.turn = await self._turn_row()
             await self._advance(RunStatus.IN_PROGRESS, progress)
             self._say_closed(progress.messages, progress.steps)
         async with self._runtime.database.connection() as connection:
-            await runs.hand_back(connection, self.run)
+            await runs.hand_back(connection, self.run.id, self.run.claims)
         self._voice.break_off()
 
     # --- what the steps share ---
@@ -498,7 +513,7 @@ class Execution:
         if status == to and to in (*ENDED, RunStatus.REQUIRES_ACTION):
             return  # the answer to an earlier try of ours was lost, not the write
         run.status = before
-        if status == RunStatus.CANCELLING:
+        if status == RunStatus.CANCELLING and to is not RunStatus.CANCELLED:
             raise Interrupted(Reason.CANCEL)
         raise Lost
 

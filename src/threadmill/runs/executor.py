@@ -7,6 +7,7 @@ look; the look is what counts.
 import asyncio
 import os
 import socket
+import time
 
 import structlog
 
@@ -106,6 +107,7 @@ class Executor:
     async def keep_lease(self) -> None:
         """Say that this process lives, and learn what became of the runs it holds."""
         lease_s = self._runtime.settings.run_lease_s
+        strays: set[tuple[str, int]] = set()
         # Not from the pool: a busy process must not wait for its turn to say that it lives.
         async with connect(self._runtime.database.url) as connection:
             while True:
@@ -114,19 +116,28 @@ class Executor:
                 held = await runs.held(connection, self.name)
                 for execution in mine:
                     self._compare(execution, held.get(execution.run.id))
+                # Held in our name, yet not executed: the answer to a claim was lost. Seen twice,
+                # or it could be one that is just being taken up.
+                seen = {
+                    (run_id, claims)
+                    for run_id, (claims, _) in held.items()
+                    if run_id not in self._executions
+                }
+                for run_id, claims in seen & strays:
+                    await runs.hand_back(connection, run_id, claims)
+                    self._work.set()
+                strays = seen
                 await asyncio.sleep(lease_s / 4)
 
     async def sweep(self) -> None:
-        """Put back what dead processes held, and claim what waited too long for its client."""
+        """Put back what dead processes held, and close what was cancelled or expired meanwhile."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             async with self._runtime.database.connection() as connection:
                 if await workers.release_dead(connection):
                     self._work.set()
-                overdue = []
-                if self.has_room:
-                    overdue = await runs.claim_overdue(connection, self.name, _CLAIM_AT_ONCE)
-            for run in overdue:
+                over = await runs.claim_over(connection, self.name, _CLAIM_AT_ONCE)
+            for run in over:
                 self.execute(run)
 
     async def save_drafts(self) -> None:
@@ -193,7 +204,7 @@ class Executor:
     async def _give_up(self, run: Run) -> None:
         """Our own fault, and even the regular way to fail has failed: end it with nothing else."""
         run.last_error = {"code": "server_error", "message": UNKNOWN_FAULT}
-        run.failed_at, run.completed_at, run.cancelled_at = run.created_at, None, None
+        run.failed_at, run.completed_at, run.cancelled_at = int(time.time()), None, None
         run.required_action = run.incomplete_details = None
         async with self._runtime.database.connection() as connection:
             await runs.advance(connection, run, RunStatus.FAILED, Progress())

@@ -134,6 +134,94 @@ class File(msgspec.Struct):
     object: str = "file"
 
 
+class Upload(msgspec.Struct):
+    id: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: str
+    expires_at: int
+    file: File | None = None  # once it is completed
+    object: str = "upload"
+
+
+class UploadPart(msgspec.Struct):
+    id: str
+    created_at: int
+    upload_id: str
+    object: str = "upload.part"
+
+
+class FileCounts(msgspec.Struct):
+    in_progress: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    total: int = 0
+
+
+class VectorStore(msgspec.Struct):
+    id: str
+    created_at: int
+    name: str | None
+    description: str | None
+    usage_bytes: int
+    file_counts: FileCounts
+    status: str
+    expires_after: Json | None
+    expires_at: int | None
+    last_active_at: int
+    metadata: dict[str, str]
+    # Ours, and only there where somebody has set it: a stock client never meets it.
+    search: Json | msgspec.UnsetType = msgspec.UNSET
+    object: str = "vector_store"
+
+
+class VectorStoreFile(msgspec.Struct):
+    id: str
+    created_at: int
+    vector_store_id: str
+    usage_bytes: int
+    status: str
+    last_error: Json | None
+    chunking_strategy: Json
+    attributes: Json
+    object: str = "vector_store.file"
+
+
+class FileBatch(msgspec.Struct):
+    id: str
+    created_at: int
+    vector_store_id: str
+    status: str
+    file_counts: FileCounts
+    object: str = "vector_store.file_batch"
+
+
+class FoundChunk(msgspec.Struct):
+    file_id: str
+    filename: str
+    score: float
+    attributes: Json
+    content: list[Json]
+
+
+class SearchResults(msgspec.Struct):
+    search_query: list[str]
+    data: list[FoundChunk]
+    has_more: bool = False
+    next_page: str | None = None
+    object: str = "vector_store.search_results.page"
+
+
+class FileContent(msgspec.Struct):
+    data: list[Json]
+    has_more: bool = False
+    next_page: str | None = None
+    object: str = "vector_store.file_content.page"
+
+
 class Page(msgspec.Struct):
     data: list[Any]
     first_id: str | None

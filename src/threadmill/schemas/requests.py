@@ -1,4 +1,4 @@
-"""What clients send: the body of every request on assistants, threads, messages and runs.
+"""What clients send: the body of every request that is JSON.
 
 null means "not given"; in an update it means "clear this", and `model_fields_set` tells null from
 absent. `normal...()` give what is stored and answered: plain JSON with the original's defaults.
@@ -29,6 +29,16 @@ ADDITIONAL_MESSAGES_MAX = 1000
 # 512 kB. Counted in characters: a client sees its own string refused at a length it can count.
 TOOL_OUTPUT_MAX_CHARACTERS = 512 * 1024
 POSTGRES_INTEGER_MAX = 2**31 - 1
+ATTRIBUTE_MAX_CHARACTERS = 512
+BATCH_MAX_FILES = 2000
+# Of a search. Not known of the original, except that filters may be nested.
+QUERY_MAX_CHARACTERS = 4096
+QUERIES_MAX = 20
+FILTER_MAX_LEVELS = 10
+FILTER_MAX_CONDITIONS = 200
+FILTER_MAX_VALUES = 1000  # of one `in` or `nin`
+UPLOAD_MAX_BYTES = 8 * 1024**3
+UPLOAD_MAX_PARTS = 10_000
 WEB_ADDRESS = re.compile(r"https?://[^\s/]\S*", re.IGNORECASE)
 
 
@@ -589,3 +599,258 @@ class ToolOutput(Shape):
 class SubmitToolOutputs(Shape):
     tool_outputs: Annotated[list[ToolOutput], Field(fail_fast=True), _OBJECTS]
     stream: bool | None = None
+
+
+# --- vector stores ---
+
+
+def _check_attributes(sent: Any) -> Any:
+    """Texts, numbers and booleans; their number and the names' length are those of metadata."""
+    if isinstance(sent, dict):
+        for name, value in sent.items():
+            if type(value) not in (str, int, float, bool):
+                raise wrong_type("one of a string, number or boolean", value, name)
+            if isinstance(value, str) and len(value) > ATTRIBUTE_MAX_CHARACTERS:
+                raise refusal(
+                    "string_above_max_length",
+                    "Invalid '{path}': string too long. Expected a string with maximum length "
+                    "{limit}, but got a string with length {count} instead.",
+                    at=(name,),
+                    limit=ATTRIBUTE_MAX_CHARACTERS,
+                    count=len(value),
+                )
+    return sent
+
+
+Attributes = Annotated[
+    Json, BeforeValidator(_check_attributes), BeforeValidator(_check_metadata_size)
+]
+StoreName = Annotated[str, Field(max_length=256)]
+
+
+class ExpiresAfter(Shape):
+    anchor: Literal["last_active_at"]
+    days: Annotated[Whole, Field(ge=1, le=365)]
+
+
+class SearchSettings(Shape):
+    """Ours: how a store is searched."""
+
+    mode: Literal["hybrid", "vector", "text"] | None = None
+    language: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    rerank_url: Annotated[WebAddress, Field(max_length=2048)] | None = None
+    rerank_model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+
+
+class CreateVectorStore(Shape):
+    file_ids: Annotated[list[str], Field(max_length=500, fail_fast=True), _STRINGS] | None = None
+    name: StoreName | None = None
+    description: Annotated[str, Field(max_length=512)] | None = None
+    expires_after: ExpiresAfter | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+    metadata: Metadata | None = None
+    search: SearchSettings | None = None
+
+
+class ModifyVectorStore(Shape):
+    name: StoreName | None = None
+    description: Annotated[str, Field(max_length=512)] | None = None
+    expires_after: ExpiresAfter | None = None
+    metadata: Metadata | None = None
+    search: SearchSettings | None = None
+
+
+class CreateVectorStoreFile(Shape):
+    file_id: Text
+    chunking_strategy: ChunkingStrategy | None = None
+    attributes: Attributes | None = None
+
+
+class ModifyVectorStoreFile(Shape):
+    attributes: Attributes | None
+
+
+class CreateFileBatch(Shape):
+    file_ids: (
+        Annotated[
+            list[str], Field(min_length=1, max_length=BATCH_MAX_FILES, fail_fast=True), _STRINGS
+        ]
+        | None
+    ) = None
+    files: (
+        Annotated[
+            list[CreateVectorStoreFile],
+            Field(min_length=1, max_length=BATCH_MAX_FILES, fail_fast=True),
+            _OBJECTS,
+        ]
+        | None
+    ) = None
+    chunking_strategy: ChunkingStrategy | None = None
+    attributes: Attributes | None = None
+
+    @model_validator(mode="after")
+    def _check_one_of_both(self) -> "CreateFileBatch":
+        if self.file_ids is None and self.files is None:
+            raise missing("file_ids")
+        if self.file_ids is not None and self.files is not None:
+            raise invalid("only one of 'file_ids' and 'files' can be given.", "files")
+        return self
+
+    def each(self) -> list[CreateVectorStoreFile]:
+        """With `files`, each has settings of its own and the common ones do not count."""
+        if self.files is not None:
+            return self.files
+        return [
+            CreateVectorStoreFile.model_construct(
+                file_id=file_id,
+                chunking_strategy=self.chunking_strategy,
+                attributes=self.attributes,
+            )
+            for file_id in self.file_ids or []
+        ]
+
+
+def normal_chunking(strategy: ChunkingStrategy | None) -> Json:
+    return (strategy or ChunkingStrategy(type="auto")).normal()
+
+
+# --- search ---
+
+
+def _check_filter_size(sent: Any) -> Any:
+    """Before its shape is looked at: a hostile one is refused without following it all the way."""
+    level, count = [sent], 0
+    for _ in range(FILTER_MAX_LEVELS):
+        below = []
+        for node in level:
+            if isinstance(node, dict) and isinstance(node.get("filters"), list):
+                below += node["filters"]
+        count += len(level)
+        if count > FILTER_MAX_CONDITIONS:
+            raise invalid("expected at most {limit} conditions.", limit=FILTER_MAX_CONDITIONS)
+        if not below:
+            return sent
+        level = below
+    raise invalid("nested too deeply. Expected at most {limit} levels.", limit=FILTER_MAX_LEVELS)
+
+
+_COMPOUND = frozenset({"and", "or"})
+_ORDERED = frozenset({"gt", "gte", "lt", "lte"})
+_OF_LIST = frozenset({"in", "nin"})
+
+
+class Filter(Shape):
+    """A comparison, or several filters put together."""
+
+    type: Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "and", "or"]
+    key: Annotated[str, Field(min_length=1, max_length=METADATA_KEY_MAX_CHARACTERS)] | None = None
+    value: Any = None
+    filters: Annotated[list["Filter"], Field(min_length=1, fail_fast=True), _OBJECTS] | None = None
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> "Filter":
+        is_compound = self.type in _COMPOUND
+        for name, belongs in (
+            ("key", not is_compound),
+            ("value", not is_compound),
+            ("filters", is_compound),
+        ):
+            given = getattr(self, name) is not None
+            if given and not belongs:
+                raise refusal("unknown_parameter", "Unknown parameter: '{path}'.", at=(name,))
+            if not given and belongs:
+                raise missing(name)
+        if not is_compound:
+            self._check_value()
+        return self
+
+    def _check_value(self) -> None:
+        if self.type in _OF_LIST:
+            self._check_list()
+        elif self.type in _ORDERED:
+            if type(self.value) not in (str, int, float):
+                raise wrong_type("one of a string or number", self.value, "value")
+        elif type(self.value) not in (str, int, float, bool):
+            raise wrong_type("one of a string, number or boolean", self.value, "value")
+
+    def _check_list(self) -> None:
+        if type(self.value) is not list:
+            raise wrong_type("an array", self.value, "value")
+        if len(self.value) > FILTER_MAX_VALUES:
+            raise invalid("expected at most {limit} values.", "value", limit=FILTER_MAX_VALUES)
+        for at, one in enumerate(self.value):
+            if type(one) not in (str, int, float, bool):
+                raise wrong_type("one of a string, number or boolean", one, "value", at)
+
+
+Filters = Annotated[Filter, BeforeValidator(_check_filter_size)]
+
+
+def _check_weights(weights: HybridSearch) -> HybridSearch:
+    if not weights.embedding_weight and not weights.text_weight:
+        raise invalid("one of the weights must be greater than 0.")
+    return weights
+
+
+class SearchRankingOptions(Shape):
+    # The original knew no weights here; they are those of the assistants' tool.
+    ranker: Literal["none", "auto", "default-2024-11-15", "default_2024_08_21"] | None = None
+    score_threshold: Share | None = None
+    hybrid_search: Annotated[HybridSearch, AfterValidator(_check_weights)] | None = None
+
+
+SearchQuery = Annotated[str, Field(min_length=1, max_length=QUERY_MAX_CHARACTERS)]
+
+
+class SearchVectorStore(Shape):
+    query: Annotated[
+        Annotated[SearchQuery, _AS_TEXT]
+        | Annotated[
+            Annotated[
+                list[SearchQuery], Field(min_length=1, max_length=QUERIES_MAX, fail_fast=True)
+            ],
+            _AS_OTHER,
+        ],
+        _BY_TYPE,
+        _expect("one of a string or array of strings", str, list),
+    ]
+    filters: Filters | None = None
+    max_num_results: Annotated[Whole, Field(ge=1, le=50)] | None = None
+    ranking_options: SearchRankingOptions | None = None
+    # Taken and not acted on: the queries are searched for as they are.
+    rewrite_query: bool | None = None
+
+    def queries(self) -> list[str]:
+        return [self.query] if isinstance(self.query, str) else self.query
+
+    def normal_filters(self) -> Json | None:
+        return self.filters.model_dump(exclude_none=True) if self.filters else None
+
+
+# --- uploads ---
+
+
+def _check_filename(name: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise invalid("the file name contains control characters.")
+    return name
+
+
+class FileExpiresAfter(Shape):
+    anchor: Literal["created_at"]
+    seconds: Annotated[Whole, Field(ge=3600, le=30 * 24 * 3600)]
+
+
+class CreateUpload(Shape):
+    filename: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_check_filename)]
+    purpose: Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
+    bytes: Annotated[Whole, Field(ge=1, le=UPLOAD_MAX_BYTES)]
+    mime_type: Annotated[str, Field(min_length=1, max_length=256)]
+    expires_after: FileExpiresAfter | None = None
+
+
+class CompleteUpload(Shape):
+    part_ids: Annotated[
+        list[str], Field(min_length=1, max_length=UPLOAD_MAX_PARTS, fail_fast=True), _STRINGS
+    ]
+    md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = None

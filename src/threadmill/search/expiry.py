@@ -1,19 +1,20 @@
 """What has outlived its time is removed: the row first, then the bytes."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from threadmill.runtime import Runtime
-from threadmill.store import files
+from threadmill.store import files, uploads
 
 _LOOK_EVERY_S = 60.0
 _AT_ONCE = 100
 
 
-async def sweep_files(runtime: Runtime) -> None:
-    """Runs until it is cancelled. Nobody sees an expired file, swept or not."""
+async def sweep(runtime: Runtime) -> None:
+    """Runs until it is cancelled. Nobody sees what has expired, swept or not."""
     while True:
-        while await remove_expired_files(runtime) == _AT_ONCE:
-            pass
+        for remove in (remove_expired_files, expire_uploads, remove_spent_parts):
+            await _to_the_end(remove, runtime)
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
@@ -24,3 +25,26 @@ async def remove_expired_files(runtime: Runtime) -> int:
     for file_id in expired:
         await runtime.blobs.delete(file_id)
     return len(expired)
+
+
+async def expire_uploads(runtime: Runtime) -> int:
+    async with runtime.database.connection() as connection:
+        return await uploads.expire(connection, _AT_ONCE)
+
+
+async def remove_spent_parts(runtime: Runtime, upload_id: str | None = None) -> int:
+    """Of uploads that are over. The bytes first: as long as the row is there, the next sweep finds
+    what a crash has left."""
+    async with runtime.database.connection() as connection:
+        spent = await uploads.spent_parts(connection, _AT_ONCE, upload_id)
+    for part_id in spent:
+        await runtime.blobs.delete(part_id)
+    if spent:
+        async with runtime.database.connection() as connection:
+            await uploads.forget_parts(connection, spent)
+    return len(spent)
+
+
+async def _to_the_end(remove: Callable[[Runtime], Awaitable[int]], runtime: Runtime) -> None:
+    while await remove(runtime) == _AT_ONCE:
+        pass

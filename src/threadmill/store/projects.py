@@ -93,9 +93,5 @@ async def find_key(connection: Connection, key: str) -> ApiKey | None:
 
 
 async def any_key(connection: Connection) -> bool:
-    """Whether any valid key was ever made: then a server demands one."""
-    return bool(
-        await query.value(
-            connection, "SELECT EXISTS (SELECT FROM api_keys WHERE revoked_at IS NULL)", {}
-        )
-    )
+    """Whether any key was ever made, be it revoked now: then a server demands one."""
+    return bool(await query.value(connection, "SELECT EXISTS (SELECT FROM api_keys)", {}))

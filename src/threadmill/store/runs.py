@@ -195,7 +195,7 @@ async def resume(
     With a `worker` it is claimed for that executor in the same statement.
     """
     now = int(time.time())
-    values: dict[str, Any] = {"id": run.id, "to": to.value, "now": now}
+    values: dict[str, Any] = {"id": run.id, "claims": run.claims, "to": to.value, "now": now}
     claim = ""
     if worker is not None:
         claim = ", worker = %(worker)s, claims = claims + 1"
@@ -207,7 +207,9 @@ async def resume(
         Run,
         f"WITH run AS (UPDATE runs SET status = %(to)s, required_action = NULL,"
         f" queued_at = %(answered_at)s{claim}"
-        " WHERE id = %(id)s AND status = 'requires_action' AND expires_at > %(now)s"
+        # Under the claim that was looked at: else outputs could meet a later round of calls.
+        " WHERE id = %(id)s AND claims = %(claims)s AND status = 'requires_action'"
+        " AND expires_at > %(now)s"
         f" RETURNING {_COLUMNS}), step AS (UPDATE steps SET status = 'completed',"
         " completed_at = %(now)s, expires_at = NULL, step_details = %(step_details)s FROM run"
         " WHERE steps.id = %(step_id)s), answered AS (UPDATE turns"
@@ -244,27 +246,31 @@ async def claim(connection: Connection, worker: str, room: int) -> list[Run]:
     )
 
 
-async def claim_overdue(connection: Connection, worker: str, room: int) -> list[Run]:
-    """Take runs whose client did not send its tool outputs in time, to let them expire."""
+async def claim_over(connection: Connection, worker: str, room: int) -> list[Run]:
+    """Take runs that only have to be closed, for which there is always room: cancelled ones that
+    nobody holds, and those whose time was over in the queue or before their client's outputs."""
     return await query.many(
         connection,
         Run,
         "WITH due AS (SELECT id AS due_id FROM runs"
-        " WHERE status = 'requires_action' AND expires_at <= %(now)s"
-        " ORDER BY expires_at LIMIT %(room)s FOR UPDATE SKIP LOCKED)"
-        " UPDATE runs SET worker = %(worker)s, claims = claims + 1, status = 'in_progress',"
-        f" required_action = NULL FROM due WHERE id = due_id RETURNING {_COLUMNS}",
+        " WHERE (status = 'requires_action' AND expires_at <= %(now)s)"
+        " OR (worker IS NULL AND status IN ('queued', 'in_progress', 'cancelling')"
+        " AND (status = 'cancelling' OR expires_at <= %(now)s))"
+        " LIMIT %(room)s FOR UPDATE SKIP LOCKED)"
+        " UPDATE runs SET worker = %(worker)s, claims = claims + 1, required_action = NULL,"
+        " status = CASE WHEN status = 'requires_action' THEN 'in_progress' ELSE status END"
+        f" FROM due WHERE id = due_id RETURNING {_COLUMNS}",
         {"worker": worker, "room": room, "now": int(time.time())},
     )
 
 
-async def hand_back(connection: Connection, run: Run) -> None:
+async def hand_back(connection: Connection, run_id: str, claims: int) -> None:
     """Give up a claim, for any executor to go on."""
     await query.execute(
         connection,
         "UPDATE runs SET worker = NULL, attempts = greatest(attempts - 1, 0)"
         " WHERE id = %(id)s AND claims = %(claims)s AND worker IS NOT NULL",
-        {"id": run.id, "claims": run.claims},
+        {"id": run_id, "claims": claims},
     )
 
 
@@ -319,6 +325,7 @@ async def advance(connection: Connection, run: Run, to: RunStatus, progress: Pro
         "completion_tokens": run.completion_tokens,
         "cached_tokens": run.cached_tokens,
         "reasoning_tokens": run.reasoning_tokens,
+        "attempts": run.attempts,
         "turns": run.turns,
     }
     if progress.messages:
@@ -347,7 +354,7 @@ _MOVE = (
     " required_action = %(required_action)s, last_error = %(last_error)s,"
     " incomplete_details = %(incomplete_details)s, prompt_tokens = %(prompt_tokens)s,"
     " completion_tokens = %(completion_tokens)s, cached_tokens = %(cached_tokens)s,"
-    " reasoning_tokens = %(reasoning_tokens)s, turns = %(turns)s, attempts = 0"
+    " reasoning_tokens = %(reasoning_tokens)s, turns = %(turns)s, attempts = %(attempts)s"
     " WHERE id = %(id)s AND claims = %(claims)s AND worker IS NOT NULL"
     " AND status = ANY(%(sources)s)"
     " RETURNING id, thread_id, project_id, assistant_id, model, status)"

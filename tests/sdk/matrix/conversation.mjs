@@ -2,8 +2,8 @@
 //
 //     node conversation.mjs http://127.0.0.1:8000/v1 KEY
 //
-// in a folder where the package `openai` is installed. The flows are those of conversation.py, under
-// the same names; the model behind the server answers as replies.py says.
+// in a folder where the package `openai` is installed, on Node 20 or newer. The flows are those of
+// conversation.py, under the same names; the model behind the server answers as replies.py says.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
@@ -60,7 +60,8 @@ const flows = {
     assert.equal(first.tools[1].function.name, "get_clothes");
     assert.deepEqual(await client.beta.assistants.retrieve(first.id), first);
     const changed = await client.beta.assistants.update(first.id, { name: "Uno", metadata: {} });
-    assert.deepEqual([changed.name, changed.description, changed.metadata], ["Uno", "One of five", {}]);
+    const { name, description, metadata } = changed;
+    assert.deepEqual([name, description, metadata], ["Uno", "One of five", {}]);
 
     const ids = made.map((assistant) => assistant.id);
     const forwards = await idsOf(client.beta.assistants.list({ limit: 2, order: "asc" }));
@@ -110,8 +111,9 @@ const flows = {
     for (let n = 0; n < 5; n++) {
       made.push(await messages.create(thread.id, { role: "user", content: `say: ${n}` }));
     }
-    assert.deepEqual([made[0].status, made[0].attachments, made[0].run_id], ["completed", [], null]);
-    assert.deepEqual(await nested(messages, "retrieve", inThread, made[0].id), made[0]);
+    const [first, second] = made;
+    assert.deepEqual([first.status, first.attachments, first.run_id], ["completed", [], null]);
+    assert.deepEqual(await nested(messages, "retrieve", inThread, first.id), first);
     const run = await runs.createAndPoll(thread.id, { assistant_id: await assistant(client) });
     const ofRun = await messages.list(thread.id, { run_id: run.id });
     assert.deepEqual(ofRun.data.map(textOf), ["4"]);
@@ -120,11 +122,11 @@ const flows = {
     const desc = await all(messages.list(thread.id, { limit: 2 }));
     assert.deepEqual(desc.map(textOf), asc.map(textOf).toReversed());
     const metadata = { seen: "yes" };
-    const changed = await nested(messages, "update", inThread, made[1].id, { metadata });
+    const changed = await nested(messages, "update", inThread, second.id, { metadata });
     assert.deepEqual([changed.metadata, textOf(changed)], [metadata, "say: 1"]);
-    assert.equal((await remove(messages, inThread, made[1].id)).deleted, true);
-    await refused(openai.NotFoundError, `No message found with id '${made[1].id}'.`, () =>
-      nested(messages, "retrieve", inThread, made[1].id),
+    assert.equal((await remove(messages, inThread, second.id)).deleted, true);
+    await refused(openai.NotFoundError, `No message found with id '${second.id}'.`, () =>
+      nested(messages, "retrieve", inThread, second.id),
     );
   },
 
@@ -149,10 +151,10 @@ const flows = {
     assert.ok(run.usage.total_tokens > 0);
     assert.equal(await lastText(client, thread.id), "Good morning to you");
     assert.deepEqual(await idsOf(client.beta.threads.runs.list(thread.id)), [run.id]);
-    const changed = await nested(
-      client.beta.threads.runs, "update", { thread_id: thread.id }, run.id, { metadata: { a: "b" } },
-    );
-    assert.deepEqual(changed.metadata, { a: "b" });
+    const { runs } = client.beta.threads;
+    const metadata = { a: "b" };
+    const changed = await nested(runs, "update", { thread_id: thread.id }, run.id, { metadata });
+    assert.deepEqual(changed.metadata, metadata);
   },
 
   async polling_by_hand(client) {
@@ -213,7 +215,9 @@ const flows = {
         tool_outputs: tool_outputs.slice(0, 1),
       }),
     );
-    const run = await nested(runs, "submitToolOutputsAndPoll", inThread, waiting.id, { tool_outputs });
+    const run = await nested(runs, "submitToolOutputsAndPoll", inThread, waiting.id, {
+      tool_outputs,
+    });
     assert.deepEqual([run.status, run.required_action], ["completed", null]);
     assert.equal(await lastText(client, thread.id), "It is 21 in Paris and 24 in Rome");
   },
@@ -279,7 +283,11 @@ const flows = {
     const run = await client.beta.threads.runs.createAndPoll(thread.id, limits);
     const reason = run.incomplete_details.reason;
     assert.deepEqual([run.status, reason], ["incomplete", "max_completion_tokens"]);
-    const ends = ["thread.message.incomplete", "thread.run.step.completed", "thread.run.incomplete"];
+    const ends = [
+      "thread.message.incomplete",
+      "thread.run.step.completed",
+      "thread.run.incomplete",
+    ];
     const told = [...RUN_BEGINS, ...MESSAGE_BEGINS, ...ends];
     const stream = await client.beta.threads.runs.create(thread.id, { ...limits, stream: true });
     assert.deepEqual(onceEach((await all(stream)).map((event) => event.event)), told);
@@ -481,7 +489,8 @@ const flows = {
     const upload = await toFile(PNG, "square.png", { type: "image/png" });
     const made = await client.files.create({ file: upload, purpose: "vision" });
     assert.match(made.id, /^file-[A-Za-z0-9]+$/);
-    assert.deepEqual([made.bytes, made.filename, made.status], [PNG.length, "square.png", "processed"]);
+    const { bytes, filename, status } = made;
+    assert.deepEqual([bytes, filename, status], [PNG.length, "square.png", "processed"]);
     assert.deepEqual(await client.files.retrieve(made.id), made);
     assert.ok((await idsOf(client.files.list({ purpose: "vision" }))).includes(made.id));
     const content = await client.files.content(made.id);
@@ -490,7 +499,8 @@ const flows = {
     const image = { type: "image_file", image_file: { file_id: made.id, detail: "low" } };
     const link = { type: "image_url", image_url: { url: "https://example.com/a.png" } };
     const parts = [{ type: "text", text: "look: here" }, image, link];
-    const thread = await client.beta.threads.create({ messages: [{ role: "user", content: parts }] });
+    const messages = [{ role: "user", content: parts }];
+    const thread = await client.beta.threads.create({ messages });
     const assistant_id = await assistant(client);
     const run = await client.beta.threads.runs.createAndPoll(thread.id, { assistant_id });
     assert.deepEqual([run.status, run.last_error], ["completed", null]);
@@ -513,7 +523,8 @@ const flows = {
 // --- what the stream helper tells ---
 
 async function listened(stream) {
-  const heard = { events: [], text: "", textsDone: [], messages: [], arguments: "", callsCreated: 0 };
+  const heard = { events: [], text: "", textsDone: [], messages: [] };
+  Object.assign(heard, { callsCreated: 0, arguments: "" });
   stream
     .on("event", ({ event }) => {
       if (heard.events.at(-1) !== event) heard.events.push(event);

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import replies
 import structlog
+from pydantic import SecretStr
 
 from threadmill.app import Served, served
 from threadmill.demo.scripted_model import ScriptedModel
@@ -48,11 +49,12 @@ class Sdk:
     folder: Path
     outcomes: dict[str, str] = field(default_factory=dict)  # by flow: "ok" or "FAILED"
     says: str = ""  # what it wrote about its failures
+    exit_status: int | None = None
     took_s: float = 0.0
 
     @property
     def is_good(self) -> bool:
-        return bool(self.outcomes) and set(self.outcomes.values()) == {"ok"} and not self.says
+        return self.exit_status == 0 and set(self.outcomes.values()) == {"ok"}
 
 
 def main(wanted: str = "") -> int:
@@ -81,7 +83,7 @@ def _install() -> list[Sdk]:
 
 
 def _python(version: str, packages: list[str]) -> Sdk:
-    folder = CACHE / f"python-{version}"
+    folder = CACHE / f"python-{version}-on-{sys.version_info.major}.{sys.version_info.minor}"
     python = folder / "bin" / "python"
     _once(
         folder,
@@ -121,7 +123,11 @@ async def _converse(sdks: list[Sdk]) -> None:
         async with ScriptedModel(keep_requests=False) as model:
             model.answer = replies.answer
             settings = Settings(
-                data_dir=Path(folder), port=0, model_base_url=model.base_url, drain_timeout_s=1
+                data_dir=Path(folder),
+                port=0,
+                model_base_url=model.base_url,
+                api_keys=[SecretStr("sk-nobody-uses-it")],  # so that keys are demanded at once
+                drain_timeout_s=1,
             )
             async with served(settings) as server:
                 at_once = asyncio.Semaphore(os.cpu_count() or 1)
@@ -142,6 +148,7 @@ async def _play(sdk: Sdk, server: Served, at_once: asyncio.Semaphore) -> None:
             process.kill()
             told, says = await process.communicate()
             says += f"It did not end within {TIMEOUT_S} s.".encode()
+        sdk.exit_status = process.returncode
         sdk.took_s = time.monotonic() - started
         sdk.says = says.decode(errors="replace")
         for line in told.decode().splitlines():
@@ -165,7 +172,7 @@ def _speak_up_only_for_faults() -> None:
 
 
 def _table(sdks: list[Sdk]) -> str:
-    """A line for each flow, in the order of the SDK that knows the most of them."""
+    """A line for each flow; a dash where an SDK has nothing of the kind."""
     flows = list(dict.fromkeys(flow for sdk in sdks for flow in sdk.outcomes))
     width = max(map(len, flows), default=0)
     lines = [" " * width + "".join(f"{sdk.name:>16}" for sdk in sdks)]
