@@ -60,7 +60,9 @@ class Commits:
     def __init__(self, url: str) -> None:
         self.took_s: list[float] = []
         self._connection = psycopg.connect(url, autocommit=True, prepare_threshold=0)
-        self._connection.execute("CREATE TABLE bench_commits (id bigserial, filling text)")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS bench_commits (id bigserial, filling text)"
+        )
         self.measure()
         self.took_s.clear()
 

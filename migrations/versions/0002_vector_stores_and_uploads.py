@@ -224,5 +224,63 @@ def upgrade() -> None:
         unique=True,
     )
     op.add_column("steps", sa.Column("given", sa.JSON(), nullable=True))
-    # Not compressed and not moved out of the row: an exact search reads it of every chunk.
-    op.execute("ALTER TABLE chunks ALTER COLUMN embedding SET STORAGE PLAIN")
+    op.create_index(
+        op.f("chunks_vector_store_id_id_idx"), "chunks", ["vector_store_id", "id"], unique=False
+    )
+    # An exact search reads the vector and the ids of every chunk: they stay in the row. Left to
+    # itself Postgres moves even the ids out, for the vector alone makes the row a long one, and the
+    # search takes three times as long. MAIN, not PLAIN, for what is short: vectors of more than
+    # about 4,000 numbers do not fit into a page, and could not be stored at all.
+    op.execute(
+        "ALTER TABLE chunks"
+        " ALTER COLUMN vector_store_id SET STORAGE PLAIN,"
+        " ALTER COLUMN file_id SET STORAGE PLAIN,"
+        " ALTER COLUMN heading SET STORAGE MAIN,"
+        " ALTER COLUMN embedding SET STORAGE MAIN"
+    )
+    op.create_table(
+        "text_segments",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("vector_store_id", sa.Text(), nullable=False),
+        sa.Column("file_id", sa.Text(), nullable=False),
+        sa.Column("chunk_count", sa.Integer(), nullable=False),
+        sa.Column("word_count", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["vector_store_id", "file_id"],
+            ["vector_store_files.vector_store_id", "vector_store_files.id"],
+            name=op.f("text_segments_vector_store_id_fkey"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("text_segments_pkey")),
+    )
+    op.create_index(
+        op.f("text_segments_vector_store_id_file_id_idx"),
+        "text_segments",
+        ["vector_store_id", "file_id"],
+        unique=False,
+    )
+    op.create_table(
+        "postings",
+        sa.Column("store_seq", sa.BigInteger(), nullable=False),
+        sa.Column("segment_id", sa.BigInteger(), nullable=False),
+        sa.Column("chunk_count", sa.Integer(), nullable=False),
+        sa.Column("term", sa.Text(collation="C"), nullable=False),
+        sa.Column("entries", postgresql.ARRAY(sa.BigInteger()), nullable=False),
+    )
+    op.create_index(
+        op.f("postings_store_seq_term_idx"), "postings", ["store_seq", "term"], unique=False
+    )
+    op.create_index(op.f("postings_segment_id_idx"), "postings", ["segment_id"], unique=False)
+    op.execute(
+        """
+        CREATE FUNCTION remove_postings() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            DELETE FROM postings WHERE segment_id = ANY (ARRAY(SELECT id FROM gone));
+            RETURN NULL;
+        END $$
+        """
+    )
+    op.execute(
+        "CREATE TRIGGER remove_postings AFTER DELETE ON text_segments"
+        " REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION remove_postings()"
+    )

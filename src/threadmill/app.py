@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from threadmill.api import assistants, files, messages, models, runs, steps, threads, uploads
 from threadmill.api.deps import Keys
 from threadmill.api.envelope import Envelope
+from threadmill.api.joined_writes import JoinedWritesProtocol
 from threadmill.errors import (
     SERVER_FAULT,
     ApiError,
@@ -138,6 +139,7 @@ class _Server(uvicorn.Server):
 async def _answering(app: ASGIApp, listening: socket.socket, worker: Worker) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
+        http=JoinedWritesProtocol,
         lifespan="off",
         ws="none",
         log_config=None,

@@ -86,6 +86,14 @@ class Settings(BaseSettings):
     file_max_bytes: int = Field(default=512 * 1024**2, ge=1)
     database_pool_max_connections: int = Field(default=20, ge=2)
 
+    # --- reading documents; each is read by a process of its own, which these limit ---
+    parse_concurrency: int = Field(default=2, ge=1)  # documents at once; each takes a core
+    parse_memory_max_bytes: int = Field(default=1024**3, ge=64 * 1024**2)  # bombs take all
+    parse_cpu_max_s: int = Field(default=120, ge=1)  # 5 million tokens of text take 10
+    parse_wall_max_s: float = Field(default=300, gt=0)  # without the time that embedding takes
+    parse_output_max_bytes: int = Field(default=256 * 1024**2, ge=1024)  # of text from one file
+    file_max_tokens: int = Field(default=5_000_000, ge=1)  # in a vector store; the original's limit
+
     # --- the sandbox ---
     docker_hosts: Annotated[list[str], NoDecode] = []  # falls back to DOCKER_HOST, local socket
     sandbox_image: str = "threadmill-sandbox:latest"

@@ -78,6 +78,7 @@ def rows(shared: Shared, wire: Wire) -> Rows:
 @pytest.fixture
 def script(shared: Shared) -> ScriptedModel:
     """The model that the shared server asks, with nothing left of an earlier test that failed."""
+    shared.model.answer = None
     shared.model._queue.clear()
     return shared.model
 

@@ -8,7 +8,7 @@ import pytest
 
 from api.conftest import Shared, new_key
 from api.rows import Rows
-from api.wire import Wire
+from api.wire import Refusal, Wire
 
 Ids = dict[str, str]
 
@@ -99,7 +99,6 @@ OPERATIONS: list[tuple[str, str, Any]] = [
     ("GET", "/files/{file}", None),
     ("DELETE", "/files/{file}", None),
     ("GET", "/files/{file}/content", None),
-    ("GET", "/files?after={file}", None),
 ]
 
 NOUNS = {
@@ -175,6 +174,9 @@ async def test_lists_hold_only_what_is_in_the_project(
     for path, kind in (("/assistants", "assistant"), ("/threads", "thread"), ("/files", "file")):
         assert await wire.ids(path) == [own[kind]]
         assert await other_wire.ids(path) == [other[kind]]
+    assert await wire.refused("GET", f"/files?after={other['file']}") == Refusal(
+        404, f"No file found with id '{other['file']}'.", "after"
+    )
 
 
 async def test_the_keys_of_one_project_open_the_same_things(

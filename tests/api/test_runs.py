@@ -1,5 +1,6 @@
 """POST, GET /threads/{thread_id}/runs, GET, POST .../{run_id}, POST .../cancel"""
 
+import asyncio
 import time
 from typing import Any
 
@@ -182,6 +183,32 @@ async def test_additional_messages_come_before_the_run(
     assert [message["run_id"] for message in listed] == [None, None, None, run["id"]]
     resources = (await wire.get(f"/threads/{thread_id}"))["tool_resources"]
     assert resources == {"code_interpreter": {"file_ids": [file_id]}}
+
+
+async def test_files_that_come_at_the_same_time_are_all_kept(
+    wire: Wire, rows: Rows, script: ScriptedModel
+) -> None:
+    script.answer = lambda body: ["ok"]
+    file_ids = [await rows.add_file() for _ in range(4)]
+
+    def message(file_id: str) -> dict[str, Any]:
+        attachment = {"file_id": file_id, "tools": [{"type": "code_interpreter"}]}
+        return MESSAGE | {"attachments": [attachment]}
+
+    for _ in range(15):
+        assistant_id, thread_id = await scene(wire)
+        path = f"/threads/{thread_id}"
+        run = {"assistant_id": assistant_id, "stream": True}
+        answers = await asyncio.gather(
+            *(wire.send("POST", f"{path}/messages", message(one)) for one in file_ids[:2]),
+            *(
+                wire.send("POST", f"{path}/runs", run | {"additional_messages": [message(one)]})
+                for one in file_ids[2:]
+            ),
+        )
+        taken = {one for one, answer in zip(file_ids, answers, strict=True) if answer.status == 200}
+        kept = (await wire.get(path))["tool_resources"]["code_interpreter"]["file_ids"]
+        assert set(kept) == taken
 
 
 async def test_an_empty_list_of_additional_messages_is_legal(

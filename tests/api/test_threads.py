@@ -1,3 +1,4 @@
+import asyncio
 import time
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 
 from api.rows import Rows
 from api.wire import Refusal, Wire
+from threadmill.demo.scripted_model import ScriptedModel
 
 
 @pytest.mark.parametrize("raw", [None, b"", b" \n", b"{}"])
@@ -123,6 +125,33 @@ async def test_a_thread_can_be_deleted_while_a_run_is_active(wire: Wire, rows: R
         await wire.delete(f"/threads/{thread_id}")
         assert (await wire.refused("GET", f"/threads/{thread_id}")).status == 404
     assert (await rows.contents())["runs"] == []
+
+
+async def test_a_thread_can_be_deleted_while_runs_begin_and_end(
+    wire: Wire, rows: Rows, script: ScriptedModel
+) -> None:
+    """An executor that ends a run and a client that deletes the thread must not block each other:
+    of two that do, Postgres throws one out."""
+    script.answer = lambda body: ["ok"]
+    assistant_id = (await wire.post("/assistants", {"model": "m", "instructions": "i"}))["id"]
+    body = {"assistant_id": assistant_id, "stream": True}
+
+    async def ask(delay_s: float, method: str, path: str, body: Any = None) -> int:
+        await asyncio.sleep(delay_s)
+        return (await wire.send(method, path, body)).status
+
+    for number in range(25):
+        path = f"/threads/{(await wire.post('/threads'))['id']}"
+        statuses = await asyncio.gather(
+            ask(0, "POST", f"{path}/runs", body),
+            ask(0.001, "POST", f"{path}/runs", body),
+            ask(number / 2500, "DELETE", path),
+            ask(number / 2500, "DELETE", path),
+        )
+        assert set(statuses) <= {200, 400, 404}
+        assert sorted(statuses[2:]) == [200, 404]
+    stored = await rows.contents()
+    assert stored["threads"] == stored["runs"] == stored["steps"] == stored["messages"] == []
 
 
 # Not in the original.

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import openai
 import pytest_asyncio
 from openai.types.beta import Assistant
+
 from runs.wire import WEATHER, Api, Conversation
 from threadmill.app import Served
 

@@ -217,4 +217,3 @@ NAMES = [scene.name for scene in scenes()]
 
 def scene_of(name: str) -> Scene:
     return next(scene for scene in scenes() if scene.name == name)
-

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from conftest import Serve
 from runs.wire import ENDED, Api, Conversation, eventually, names, outputs_for, refused
 from threadmill.demo.scripted_model import Gate, Reply, ScriptedModel, ToolCall
@@ -161,10 +162,12 @@ async def test_cancel_against_completion(talk: Conversation, model: ScriptedMode
             await asyncio.sleep(random.uniform(0, 0.008))
             try:
                 await talk.cancel(run_id)
-            except openai.BadRequestError as refusal:
-                assert "Cannot cancel run with status 'completed'." in str(refusal)
-                return False
-            return True
+            except openai.BadRequestError as refused_with:
+                told = str(refused_with)
+            else:
+                return True
+            assert "Cannot cancel run with status 'completed'." in told
+            return False
 
         gate.set()
         was_taken = await cancel()
@@ -181,9 +184,7 @@ async def test_cancel_against_completion(talk: Conversation, model: ScriptedMode
 
 async def test_submit_against_cancel(talk: Conversation, model: ScriptedModel) -> None:
     model.answer = lambda body: (
-        Reply(text="Sunny.")
-        if body["messages"][-1]["role"] == "tool"
-        else Reply(tool_calls=[CALL])
+        Reply(text="Sunny.") if body["messages"][-1]["role"] == "tool" else Reply(tool_calls=[CALL])
     )
     for _ in range(12):
         waiting = await talk.run()
@@ -206,9 +207,7 @@ async def test_submit_against_cancel(talk: Conversation, model: ScriptedModel) -
 
 async def test_submit_against_expiry(serve: Serve, model: ScriptedModel) -> None:
     model.answer = lambda body: (
-        Reply(text="Sunny.")
-        if body["messages"][-1]["role"] == "tool"
-        else Reply(tool_calls=[CALL])
+        Reply(text="Sunny.") if body["messages"][-1]["role"] == "tool" else Reply(tool_calls=[CALL])
     )
     async with (
         serve(run_expires_after_s=2) as server,
@@ -223,13 +222,12 @@ async def test_submit_against_expiry(serve: Serve, model: ScriptedModel) -> None
             assert waiting.expires_at is not None
             moment = loop.time() + (waiting.expires_at - time.time()) + (number - 5) * 0.02
             await asyncio.sleep(max(moment - loop.time(), 0))
-            try:
-                await talk.answer(waiting)
-            except openai.BadRequestError as refusal:
-                assert 'Runs in status "' in str(refusal)
-                assert (await talk.reaches(waiting, *ENDED)).status == "expired"
-                return "refused"
+            [answered] = await asyncio.gather(talk.answer(waiting), return_exceptions=True)
             ended = await talk.reaches(waiting, *ENDED)
+            if isinstance(answered, BaseException):
+                assert 'Runs in status "' in str(answered)
+                assert ended.status == "expired"
+                return "refused"
             assert ended.status in ("completed", "expired")
             [step, *_] = await talk.steps(ended)
             assert step.status == "completed"
@@ -275,7 +273,7 @@ async def test_a_thread_that_is_deleted_takes_its_run_along(
         await talk.client.beta.threads.delete(talk.thread_id)
         events = await stream.all()
     await model.disconnected()
-    assert "run.completed" not in names(events)
+    assert names(events)[-1] == "error"  # which the SDKs raise; there is no run to tell of
     with pytest.raises(openai.NotFoundError, match="No run found"):
         await talk.look(run["id"])
     with pytest.raises(openai.NotFoundError, match="No thread found"):

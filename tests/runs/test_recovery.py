@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from conftest import Serve
 from runs.wire import WEATHER, Api, Conversation, eventually, names, text_of
 from threadmill.app import Served
@@ -75,7 +76,7 @@ async def test_progress_makes_the_count_of_deaths_begin_anew(
 ) -> None:
     def answer(body: dict[str, Any]) -> Reply:
         said = len([one for one in body["messages"] if one["role"] == "tool"])
-        if said == 4:
+        if said == 2:
             return Reply(text="Done.")
         return Reply(gate=gates.setdefault(said, Gate()), tool_calls=[ToolCall("get_weather")])
 
@@ -84,7 +85,7 @@ async def test_progress_makes_the_count_of_deaths_begin_anew(
     async with serve(run_max_attempts=2, run_lease_s=0.4) as server, client_of(server) as client:
         talk = await begin(client)
         run = await talk.start()
-        for number in range(4):
+        for number in range(2):
             await model.received(2 * number + 1)
             await take_away(database, run.id)  # one death before every step
             await model.received(2 * number + 2)
@@ -218,9 +219,7 @@ async def test_a_late_submission_does_not_answer_the_next_round(
     )
     first = await talk.run()
     async with database.connection() as connection:
-        seen = await runs.get(
-            connection, projects.DEFAULT_PROJECT_ID, talk.thread_id, first.id
-        )
+        seen = await runs.get(connection, projects.DEFAULT_PROJECT_ID, talk.thread_id, first.id)
         step = await runs.waiting_step(connection, first.id)
         assert step is not None
         await talk.answer(first, "in time")
@@ -239,9 +238,7 @@ async def test_outputs_for_a_run_that_is_seen_too_late_are_refused(
     model.reply(Reply(tool_calls=[CALL]), Reply(text="Sunny."))
     waiting = await talk.run()
     async with database.connection() as connection:
-        seen = await runs.get(
-            connection, projects.DEFAULT_PROJECT_ID, talk.thread_id, waiting.id
-        )
+        seen = await runs.get(connection, projects.DEFAULT_PROJECT_ID, talk.thread_id, waiting.id)
         await talk.stopped(await talk.answer(waiting))
         outputs = [ToolOutput(tool_call_id="call_a", output="late")]
         with pytest.raises(Exception, match='Runs in status "completed" do not accept'):
@@ -308,18 +305,14 @@ async def test_runs_expire_though_nobody_has_room(
         await model.received(2)
         queued_run = await queued.start()
         for run in (waiting, queued_run):
-            await change(
-                database, "UPDATE runs SET expires_at = created_at WHERE id = %s", run.id
-            )
+            await change(database, "UPDATE runs SET expires_at = created_at WHERE id = %s", run.id)
         assert (await waits.reaches(waiting, "expired")).status == "expired"
         assert (await queued.reaches(queued_run, "expired")).status == "expired"
         gate.set()
         assert (await runs_now.stopped(running)).status == "completed"
 
 
-async def test_a_stream_waits_for_room_where_it_is_read(
-    serve: Serve, model: ScriptedModel
-) -> None:
+async def test_a_stream_waits_for_room_where_it_is_read(serve: Serve, model: ScriptedModel) -> None:
     gate = Gate()
     model.reply(Reply(text=["Hel", gate, "lo"]), Reply(text="Second"))
     async with (
@@ -383,3 +376,49 @@ async def test_the_attempts_do_not_count_a_hand_back(
         ended = await talk.stopped(run)
         assert ended.status == "completed", ended.last_error
         assert (await talk.texts())[-1] == "Hello"
+
+
+async def test_a_stream_hears_nothing_of_the_execution_that_follows(
+    serve: Serve, database: Database, model: ScriptedModel
+) -> None:
+    """Not even in the same process, where a run that was lost may come back to."""
+    second = Gate()
+    model.reply(Reply(text=["From the first", Gate()]), Reply(text=["From ", second, "the second"]))
+    async with (
+        serve(run_lease_s=4) as server,
+        client_of(server) as client,
+        Api(server.address) as api,
+    ):
+        talk = await begin(client)
+        async with api.stream(talk.runs_path, talk.body) as stream:
+            run = (await stream.until("thread.run.created")).data
+            await stream.until("thread.message.delta")
+            await take_away(database, run["id"])
+            await model.received(2)
+            events = await stream.all()  # until it hears that it has lost the run
+            second.set()
+        assert names(events)[-2:] == ["message.delta", "error"]
+        assert (await talk.stopped(run["id"])).status == "completed"
+        assert (await talk.texts())[-1] == "From the second"
+
+
+async def test_a_process_that_has_slept_keeps_its_runs(
+    serve: Serve, database: Database, model: ScriptedModel
+) -> None:
+    """Its lease is over, but nobody else is there to take them."""
+    gate = Gate()
+    model.answer = lambda body: Reply(text=["Hel", gate, "lo"])
+    async with serve(run_lease_s=60) as server, client_of(server) as client:
+        talk = await begin(client)
+        run = await talk.start()
+        other = await begin(client)
+        other_run = await other.start()
+        await model.received(2)
+        await change(database, "UPDATE workers SET lease_until = now() - interval '1 minute'")
+        await take_away(database, other_run.id)
+        await model.received(3)  # this one was swept, so the first was looked at too
+        gate.set()
+        assert (await talk.stopped(run)).status == "completed"
+        assert await talk.texts() == ["Hi", "Hello"]
+        await other.stopped(other_run)
+        assert len(model.requests) == 3

@@ -6,8 +6,9 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import Serve
 from openai.types.beta import Assistant
+
+from conftest import Serve
 from runs.wire import WEATHER, Api, Conversation, eventually, refused, text_of
 from threadmill.demo.scripted_model import Gate, Reply, ScriptedModel, ToolCall
 from threadmill.settings import ModelRoute
@@ -212,7 +213,9 @@ async def test_metadata_is_changed_only_while_nobody_works_on_the_run(
     run = await talk.start(metadata={"a": "1"})
     update = talk.client.beta.threads.runs.update
     await talk.reaches(run, "in_progress")
-    with pytest.raises(openai.BadRequestError, match=r"Cannot update run with status 'in_progress'\."):
+    with pytest.raises(
+        openai.BadRequestError, match=r"Cannot update run with status 'in_progress'\."
+    ):
         await update(run.id, thread_id=talk.thread_id, metadata={"b": "2"})
     gate.set()
     waiting = await talk.stopped(run)
@@ -363,9 +366,7 @@ async def test_outputs_are_for_all_calls_and_in_any_order(
 
     async def send(*call_ids: str) -> str:
         outputs: Any = [{"tool_call_id": call_id, "output": call_id} for call_id in call_ids]
-        return await refused(
-            submit(waiting.id, thread_id=talk.thread_id, tool_outputs=outputs)
-        )
+        return await refused(submit(waiting.id, thread_id=talk.thread_id, tool_outputs=outputs))
 
     expected = "Expected tool outputs for call_ids ['call_a', 'call_b'], got "
     assert await send("call_a") == expected + "['call_a']"

@@ -5,10 +5,11 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import Serve
 from openai import AssistantEventHandler, AsyncAssistantEventHandler
 from openai.types.beta.threads import Message, Run
 from openai.types.beta.threads.runs import RunStep, ToolCall
+
+from conftest import Serve
 from runs.scenes import NAMES, Scene, scene_of
 from runs.wire import WEATHER, Conversation, outputs_for, text_of
 from threadmill.demo.scripted_model import Reply, ScriptedModel
@@ -146,21 +147,27 @@ class SyncReader:
 
     def _create(self) -> Seen:
         handler = SyncHandler(self._loop, self.heard, self.run_ids)
-        with self._client() as client, client.beta.threads.runs.stream(
-            thread_id=self._talk.thread_id,
-            assistant_id=self._talk.assistant_id,
-            event_handler=handler,
-        ) as stream:
+        with (
+            self._client() as client,
+            client.beta.threads.runs.stream(
+                thread_id=self._talk.thread_id,
+                assistant_id=self._talk.assistant_id,
+                event_handler=handler,
+            ) as stream,
+        ):
             return self._read(stream)
 
     def _submit(self, run: Run) -> Seen:
         handler = SyncHandler(self._loop, self.heard, self.run_ids)
-        with self._client() as client, client.beta.threads.runs.submit_tool_outputs_stream(
-            run_id=run.id,
-            thread_id=self._talk.thread_id,
-            tool_outputs=outputs_for(run),
-            event_handler=handler,
-        ) as stream:
+        with (
+            self._client() as client,
+            client.beta.threads.runs.submit_tool_outputs_stream(
+                run_id=run.id,
+                thread_id=self._talk.thread_id,
+                tool_outputs=outputs_for(run),
+                event_handler=handler,
+            ) as stream,
+        ):
             return self._read(stream)
 
     def _read(self, stream: SyncHandler) -> Seen:
@@ -174,9 +181,7 @@ class SyncReader:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_the_helpers_read_every_stream(
-    name: str, serve: Serve, model: ScriptedModel
-) -> None:
+async def test_the_helpers_read_every_stream(name: str, serve: Serve, model: ScriptedModel) -> None:
     scene = scene_of(name)
     model.reply(*scene.replies, *scene_of(name).replies)
     async with (

@@ -13,6 +13,7 @@ from openai.types.beta.threads.runs import RunStep
 
 Json = dict[str, Any]
 PATIENCE_S = 10.0
+_LOOK_EVERY_S = 0.02
 ENDED = {"completed", "incomplete", "failed", "cancelled", "expired"}
 
 WEATHER: Any = {
@@ -164,7 +165,7 @@ class Conversation:
         async with asyncio.timeout(PATIENCE_S):
             while found.status not in wanted:
                 assert found.status not in ENDED, f"{found.status}: {found.last_error}"
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(_LOOK_EVERY_S)
                 found = await self.look(run_id)
         return found
 
@@ -220,8 +221,8 @@ def names(events: list[Event]) -> list[str]:
 async def eventually(holds: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> None:
     """Look again until it holds: for what nothing tells us of."""
     async with asyncio.timeout(patience_s):
-        while not await holds():
-            await asyncio.sleep(0.02)
+        while not await holds():  # noqa: ASYNC110 (the other side is a server)
+            await asyncio.sleep(_LOOK_EVERY_S)
 
 
 async def refused(call: Awaitable[Any]) -> str:

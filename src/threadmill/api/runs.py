@@ -1,5 +1,6 @@
 """/threads/runs and /threads/{thread_id}/runs"""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -17,7 +18,7 @@ from threadmill.api.sse import EventStream
 from threadmill.api.threads import make_thread, new_messages
 from threadmill.lifecycle import RunStatus
 from threadmill.runs import start
-from threadmill.runs.events import Events, Voice
+from threadmill.runs.events import Events, Voice, channel
 from threadmill.runs.executor import Executor
 from threadmill.runs.outputs import accept
 from threadmill.schemas import objects
@@ -50,7 +51,9 @@ async def create_run(
     ids.check("thread_id", thread_id, "thread")
     ids.check("assistant_id", wanted.assistant_id, "asst")
     include(request.query_params.multi_items())
-    async with runtime.database.connection() as connection:
+    has_files = any(message.attachments for message in wanted.additional_messages or [])
+    database = runtime.database
+    async with database.transaction() if has_files else database.connection() as connection:
         ground = await runs.ground(connection, project_id, thread_id, wanted.assistant_id)
         additional = await new_messages(
             connection, project_id, wanted.additional_messages or [], "additional_messages"
@@ -63,11 +66,13 @@ async def create_run(
             expires_after_s=runtime.settings.run_expires_after_s,
         )
         start.check(run, ground, additional, runtime.models)
-        attachments = [one for message in additional for one in message.attachments]
-        changed = resources.with_attachments(ground.tool_resources, attachments)
+        changed = None
+        if has_files:  # they become files of the thread, to which others may be adding some too
+            thread = await threads.get(connection, project_id, thread_id, for_update=True)
+            attachments = [one for message in additional for one in message.attachments]
+            changed = resources.with_attachments(thread.tool_resources, attachments)
         start.claim(executor, run, streams=bool(wanted.stream))
-        is_changed = changed is not ground.tool_resources
-        await runs.create(connection, run, additional, changed if is_changed else None)
+        await runs.create(connection, run, additional, changed)
     return await _begin(run, None, bool(wanted.stream), executor, events, runtime.settings)
 
 
@@ -113,15 +118,17 @@ async def _begin(
     if not streams:
         await _hand_over(run, executor)
         return Json(queued, headers=_poll_after(executor))
-    listener = events.listen(run.id)
-    voice = Voice(events, run.id)
+    listener = events.listen(channel(run))
+    voice = Voice(events, channel(run))
     if thread is not None:
         voice.say("thread.created", objects.shape(thread, objects.Thread))
     voice.say("thread.run.created", queued)
     voice.say("thread.run.queued", queued)
     voice.send()
     executor.execute(run)
-    return EventStream(events, run.id, listener, settings.stream_keep_alive_s)
+    # Let it ask the database for its messages before this answer is written.
+    await asyncio.sleep(0)
+    return EventStream(events, channel(run), listener, settings.stream_keep_alive_s)
 
 
 async def _hand_over(run: Run, executor: Executor) -> None:
@@ -212,10 +219,11 @@ async def submit_tool_outputs(
     if not streams:
         await _hand_over(run, executor)
         return Json(queued, headers=_poll_after(executor))
-    listener = events.listen(run.id)
-    _say_resumed(Voice(events, run.id), step, queued)
+    listener = events.listen(channel(run))
+    _say_resumed(Voice(events, channel(run)), step, queued)
     executor.execute(run)
-    return EventStream(events, run.id, listener, runtime.settings.stream_keep_alive_s)
+    await asyncio.sleep(0)
+    return EventStream(events, channel(run), listener, runtime.settings.stream_keep_alive_s)
 
 
 def _say_resumed(voice: Voice, step: Step, queued: Any) -> None:

@@ -13,11 +13,11 @@ class EventStream(Response):
     run goes on."""
 
     def __init__(
-        self, events: Events, run_id: str, listener: Listener, keep_alive_s: float
+        self, events: Events, channel: str, listener: Listener, keep_alive_s: float
     ) -> None:
         super().__init__()  # FastAPI passes on what it knows as a response
         self._events = events
-        self._run_id = run_id
+        self._channel = channel
         self._listener = listener
         self._keep_alive_s = keep_alive_s
 
@@ -35,7 +35,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b""})
         finally:
             gone.cancel()
-            self._events.leave(self._run_id, self._listener)
+            self._events.leave(self._channel, self._listener)
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -9,15 +9,33 @@ from typing import Any
 
 import msgspec
 
+from threadmill.store.rows import Run
+
 _encode = msgspec.json.Encoder().encode
 
 DONE = b"event: done\ndata: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
+# A stream that just ended would look like a run that did.
+_CUT_SHORT = {
+    "message": "The stream was cut short. Its run may go on: retrieve it to see.",
+    "type": "server_error",
+    "param": None,
+    "code": None,
+}
 
 
 def frame(name: str, data: Any) -> bytes:
     """One server-sent event with its data as a single line of JSON."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode(data))
+
+
+def channel(run: Run) -> str:
+    """Where the run is heard, under its present claim: an execution that has lost its run, and does
+    not know it yet, must not talk into the stream of the next one."""
+    return f"{run.id}/{run.claims}"
+
+
+CUT_SHORT = frame("error", {"error": _CUT_SHORT})  # nested, or the SDKs do not raise it
 
 
 class Listener:
@@ -29,6 +47,8 @@ class Listener:
         self._backlog_max_bytes = backlog_max_bytes
         self._waiter: asyncio.Future[None] | None = None
         self._has_ended = False
+        self._silent_at = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     def put(self, frames: bytes) -> None:
         if self._has_ended:
@@ -37,7 +57,7 @@ class Listener:
         self._backlog_bytes += len(frames)
         if self._backlog_bytes > self._backlog_max_bytes:
             # The client does not read. It loses its stream, not the run.
-            self._backlog.clear()
+            self._backlog = [CUT_SHORT]
             self._has_ended = True
         self._wake()
 
@@ -51,14 +71,12 @@ class Listener:
         A comment line when nothing came for `keep_alive_s`, so that no proxy cuts the connection.
         """
         if not self._backlog and not self._has_ended:
-            loop = asyncio.get_running_loop()
-            self._waiter = loop.create_future()
-            alarm = loop.call_later(keep_alive_s, self._wake)
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._set_alarm(keep_alive_s)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-                alarm.cancel()
             if not self._backlog and not self._has_ended:
                 return KEEP_ALIVE
         if not self._backlog:
@@ -67,6 +85,28 @@ class Listener:
         self._backlog.clear()
         self._backlog_bytes = 0
         return frames
+
+    def _set_alarm(self, keep_alive_s: float) -> None:
+        """One timer for the whole stream: setting and cancelling one for every piece of text would
+        cost as much as sending it."""
+        loop = asyncio.get_running_loop()
+        self._silent_at = loop.time() + keep_alive_s
+        if self._alarm is None:
+            self._alarm = loop.call_at(self._silent_at, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm = None
+        if self._waiter is None:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._silent_at:
+            self._alarm = loop.call_at(self._silent_at, self._on_alarm)
+        else:
+            self._wake()
+
+    def close(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -80,46 +120,47 @@ class Events:
         self._backlog_max_bytes = backlog_max_bytes
         self._listeners: dict[str, list[Listener]] = {}
 
-    def listen(self, run_id: str) -> Listener:
+    def listen(self, channel: str) -> Listener:
         listener = Listener(self._backlog_max_bytes)
-        self._listeners.setdefault(run_id, []).append(listener)
+        self._listeners.setdefault(channel, []).append(listener)
         return listener
 
-    def leave(self, run_id: str, listener: Listener) -> None:
-        listeners = self._listeners.get(run_id, [])
+    def leave(self, channel: str, listener: Listener) -> None:
+        listener.close()
+        listeners = self._listeners.get(channel, [])
         if listener in listeners:
             listeners.remove(listener)
         if not listeners:
-            self._listeners.pop(run_id, None)
+            self._listeners.pop(channel, None)
 
-    def has_listeners(self, run_id: str) -> bool:
-        return run_id in self._listeners
+    def has_listeners(self, channel: str) -> bool:
+        return channel in self._listeners
 
-    def publish(self, run_id: str, frames: Iterable[bytes]) -> None:
+    def publish(self, channel: str, frames: Iterable[bytes]) -> None:
         """Frames that are ready together leave together: one send instead of many."""
-        listeners = self._listeners.get(run_id)
+        listeners = self._listeners.get(channel)
         if listeners:
             together = b"".join(frames)
             for listener in listeners:
                 listener.put(together)
 
-    def end(self, run_id: str) -> None:
+    def end(self, channel: str) -> None:
         """Nothing more comes from this run here."""
-        for listener in self._listeners.pop(run_id, []):
+        for listener in self._listeners.pop(channel, []):
             listener.end()
 
 
 class Voice:
     """One run's way of speaking: it gathers events and sends them together."""
 
-    def __init__(self, events: Events, run_id: str) -> None:
+    def __init__(self, events: Events, channel: str) -> None:
         self._events = events
-        self._run_id = run_id
+        self._channel = channel
         self._frames: list[bytes] = []
 
     @property
     def is_heard(self) -> bool:
-        return self._events.has_listeners(self._run_id)
+        return self._events.has_listeners(self._channel)
 
     def say(self, name: str, data: Any) -> None:
         if self.is_heard:
@@ -130,16 +171,17 @@ class Voice:
 
     def send(self) -> None:
         if self._frames:
-            self._events.publish(self._run_id, self._frames)
+            self._events.publish(self._channel, self._frames)
             self._frames.clear()
 
     def end(self) -> None:
         """Close the stream: every one ends with `done`."""
         self._frames.append(DONE)
         self.send()
-        self._events.end(self._run_id)
+        self._events.end(self._channel)
 
     def break_off(self) -> None:
-        """Close the stream without an end: somebody else goes on with the run."""
+        """Close the stream without an end: the run is gone, or somebody else goes on with it."""
+        self._frames.append(CUT_SHORT)
         self.send()
-        self._events.end(self._run_id)
+        self._events.end(self._channel)

@@ -196,7 +196,7 @@ class Execution:
                     f" of the model '{run.model}'.",
                 ) from None
             raise Incomplete("max_prompt_tokens") from None
-        if fitted.counted:
+        if fitted.counted and runtime.tokens.state(run.model).exact:
             async with runtime.database.connection() as connection:
                 await messages.save_token_counts(connection, fitted.counted)
         self._dropped = fitted.dropped

@@ -13,7 +13,7 @@ import structlog
 
 from threadmill import ids
 from threadmill.lifecycle import RunStatus
-from threadmill.runs.events import Events, Voice
+from threadmill.runs.events import Events, Voice, channel
 from threadmill.runs.execution import UNKNOWN_FAULT, Execution
 from threadmill.runs.interrupt import Reason
 from threadmill.runtime import Runtime
@@ -59,8 +59,10 @@ class Executor:
     def execute(self, run: Run) -> None:
         """Begin with a run that is claimed in the name of this executor; where there is no room it
         waits here, for the client that streams it listens here."""
-        voice = Voice(self._events, run.id)
+        voice = Voice(self._events, channel(run))
         execution = Execution(self._runtime, run, voice, self._slots)
+        if earlier := self._executions.get(run.id):
+            earlier.interrupt.fire(Reason.LOST)  # it lost the run, which has come back here
         self._executions[run.id] = execution
         task = asyncio.create_task(self._perform(execution), name=run.id)
         self._tasks.add(task)
@@ -134,7 +136,7 @@ class Executor:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             async with self._runtime.database.connection() as connection:
-                if await workers.release_dead(connection):
+                if await workers.release_dead(connection, self.name):
                     self._work.set()
                 over = await runs.claim_over(connection, self.name, _CLAIM_AT_ONCE)
             for run in over:
@@ -197,7 +199,7 @@ class Executor:
         finally:
             if self._executions.get(run.id) is execution:
                 del self._executions[run.id]
-            self._events.end(run.id)
+            self._events.end(channel(run))
             if len(self._tasks) >= self._runtime.settings.max_concurrent_runs:
                 self._work.set()  # there is room again
 

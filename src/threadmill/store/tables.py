@@ -28,7 +28,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from threadmill.lifecycle import (
     ACTIVE,
@@ -414,6 +414,40 @@ chunks = Table(
         ondelete="CASCADE",
     ),
     Index(None, "vector_store_id", "file_id", "ordinal", unique=True),
+    Index(None, "vector_store_id", "id"),
+)
+
+# The chunks that were put in together, and how many words they have. What a store holds is the sum
+# over its rows: nothing is counted in one place that all who ingest would have to wait for.
+text_segments = Table(
+    "text_segments",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("vector_store_id", Text, nullable=False),
+    Column("file_id", Text, nullable=False),
+    Column("chunk_count", Integer, nullable=False),
+    Column("word_count", BigInteger, nullable=False),
+    ForeignKeyConstraint(
+        ["vector_store_id", "file_id"],
+        ["vector_store_files.vector_store_id", "vector_store_files.id"],
+        ondelete="CASCADE",
+    ),
+    Index(None, "vector_store_id", "file_id"),
+)
+
+# Which chunks of a segment say a term. No foreign key, for there are very many: a trigger on
+# text_segments removes them, however their segment goes.
+postings = Table(
+    "postings",
+    metadata,
+    Column("store_seq", BigInteger, nullable=False),  # vector_stores.seq: a third of the id's size
+    Column("segment_id", BigInteger, nullable=False),
+    Column("chunk_count", Integer, nullable=False),
+    Column("term", Text(collation="C"), nullable=False),
+    # Of each chunk: its id, how often it says the term, how many words it has (store/postings.py).
+    Column("entries", ARRAY(BigInteger), nullable=False),
+    Index(None, "store_seq", "term"),
+    Index(None, "segment_id"),
 )
 
 usage_daily = Table(

@@ -20,13 +20,14 @@ async def renew(connection: Connection, worker: str, lease_s: float) -> None:
     )
 
 
-async def release_dead(connection: Connection) -> int:
-    """Free the runs of workers whose lease is over; returns how many there were."""
+async def release_dead(connection: Connection, me: str) -> int:
+    """Free the runs of workers whose lease is over, but for `me`, who asks and so is alive though
+    it may have slept; returns how many there were."""
     return await query.execute(
         connection,
-        "UPDATE runs SET worker = NULL WHERE worker IS NOT NULL AND NOT EXISTS"
+        "UPDATE runs SET worker = NULL WHERE worker <> %(me)s AND NOT EXISTS"
         " (SELECT FROM workers WHERE workers.id = runs.worker AND lease_until > now())",
-        {},
+        {"me": me},
     )
 
 

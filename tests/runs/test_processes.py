@@ -1,0 +1,264 @@
+"""Real processes on one database: killed, stopped, busy. Another one goes on."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types.beta.threads import Run
+
+from runs.wire import WEATHER, Api, Conversation, eventually, text_of
+from threadmill.demo.scripted_model import Gate, Reply, ScriptedModel, ToolCall
+
+FAST = {"THREADMILL_RUN_LEASE_S": "1", "THREADMILL_DRAFT_INTERVAL_S": "0.05"}
+CALL = ToolCall("get_weather", id="call_a")
+
+
+class Process:
+    """A `threadmill serve` or `worker`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, first_line: str) -> None:
+        self._process = process
+        self.address = first_line.partition("listens on ")[2].partition(" ")[0]
+        self.client = openai.AsyncOpenAI(
+            api_key="any", base_url=f"{self.address}/v1", max_retries=0
+        )
+
+    async def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.communicate()  # closes the pipe too
+
+    async def close(self) -> None:
+        await self.client.close()
+        await self.kill()
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(15):
+            return await self._process.wait()
+
+
+Launch = Callable[..., Coroutine[Any, Any, Process]]
+
+
+@pytest.fixture
+async def launch(database_url: str, model: ScriptedModel, tmp_path: Path) -> AsyncIterator[Launch]:
+    async with _launcher(database_url, model, tmp_path) as launch:
+        yield launch
+
+
+@asynccontextmanager
+async def _launcher(
+    database_url: str, model: ScriptedModel, tmp_path: Path
+) -> AsyncIterator[Launch]:
+    started: list[Process] = []
+
+    async def launch(command: str = "serve", **environment: str) -> Process:
+        options = ["--port", "0"] if command == "serve" else []
+        own = {
+            "THREADMILL_DATABASE_URL": database_url,
+            "THREADMILL_DATA_DIR": str(tmp_path),
+            "THREADMILL_MODEL_BASE_URL": model.base_url,
+            "THREADMILL_MODEL_MAX_RETRY_WAIT_S": "0.05",
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "threadmill",
+            command,
+            *options,
+            env={**os.environ, **own, **environment},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            line = (await process.stdout.readline()).decode()
+        started.append(Process(process, line))
+        assert line, f"{command} did not start"
+        return started[-1]
+
+    try:
+        yield launch
+    finally:
+        for process in started:
+            await process.close()
+
+
+async def _begin(client: openai.AsyncOpenAI) -> Conversation:
+    assistant = await client.beta.assistants.create(model="scripted", tools=[WEATHER])
+    return await Conversation.begin(client, assistant.id)
+
+
+def _through(process: Process, talk: Conversation) -> Conversation:
+    return Conversation(process.client, talk.assistant_id, talk.thread_id)
+
+
+async def _ends(talk: Conversation, run: Run | str, within_s: float) -> Run:
+    """Through a process that may take its time until it takes the run over."""
+    run_id = run if isinstance(run, str) else run.id
+    ended: list[Run] = []
+
+    async def has_ended() -> bool:
+        found = await talk.look(run_id)
+        ended[:] = [found]
+        return found.completed_at is not None or found.last_error is not None
+
+    await eventually(has_ended, within_s)
+    return ended[0]
+
+
+async def test_a_killed_process_is_replaced_in_the_middle_of_a_stream(
+    launch: Launch, model: ScriptedModel
+) -> None:
+    model.reply(Reply(text=["Half", Gate()]), Reply(text=["Whole", "."]))
+    first, second = await asyncio.gather(launch(**FAST), launch(**FAST))
+    talk = await _begin(first.client)
+    other = _through(second, talk)
+    run = await talk.start()
+
+    async def is_half_written() -> bool:
+        return await other.texts() == ["Hi", "Half"]
+
+    await eventually(is_half_written)
+    await first.kill()
+    ended = await _ends(other, run, 10)
+    assert ended.status == "completed"
+    half, whole = (await other.messages())[1:]
+    assert (half.status, text_of(half)) == ("incomplete", "Half")
+    assert half.incomplete_details is not None
+    assert half.incomplete_details.reason == "run_failed"
+    assert (whole.status, text_of(whole)) == ("completed", "Whole.")
+    assert [step.status for step in await other.steps(run)] == ["failed", "completed"]
+    assert model.requests[0].body == model.requests[1].body  # half an answer is no history
+    await other.say("The thread is free.")
+
+
+async def test_with_default_settings_another_process_goes_on_within_15_s(
+    launch: Launch, model: ScriptedModel
+) -> None:
+    """Two deaths at once, so that the wait for the lease is paid once: in the middle of the
+    answer, and between the client's outputs and the model's next turn."""
+    answering = Gate()
+
+    def answer(body: dict[str, Any]) -> Reply:
+        last = body["messages"][-1]
+        if last["role"] == "tool":
+            return Reply(gate=answering, text=f"It is {last['content']}.")
+        if last["content"] == "Weather?":
+            return Reply(tool_calls=[CALL])
+        return Reply(text=["Whole", answering, "."])
+
+    model.answer = answer
+    first = await launch()
+    talk = await _begin(first.client)
+    calling = await Conversation.begin(first.client, talk.assistant_id, "Weather?")
+    waiting = await calling.run()
+    await calling.answer(waiting, "sunny")
+    run = await talk.start()
+    await model.received(3)
+    second = await launch()
+    await first.kill()
+    died = time.monotonic()
+    await model.received(5)  # both are tried again
+    answering.set()
+    texts, asked = _through(second, talk), _through(second, calling)
+    assert (await _ends(texts, run, 15)).status == "completed"
+    assert (await _ends(asked, waiting, 15)).status == "completed"
+    assert time.monotonic() - died < 15
+    assert (await texts.texts())[-1] == "Whole."
+    assert await asked.texts() == ["Weather?", "It is sunny."]  # not asked for again
+    steps = [(step.type, step.status) for step in await asked.steps(waiting)]
+    assert steps == [("tool_calls", "completed"), ("message_creation", "completed")]
+
+
+async def test_what_waits_in_the_queue_of_a_killed_process_is_executed(
+    launch: Launch, model: ScriptedModel
+) -> None:
+    """Both what anybody may take, and what the process kept for the client that streams it."""
+    gate = Gate()
+    model.answer = lambda body: (
+        Reply(text=["Half", Gate()])
+        if body["messages"][-1]["content"] == "Block"
+        else Reply(text="Hello")
+    )
+    first = await launch(THREADMILL_MAX_CONCURRENT_RUNS="1", **FAST)
+    talk = await _begin(first.client)
+    blocking = await Conversation.begin(first.client, talk.assistant_id, "Block")
+    streamed = await Conversation.begin(first.client, talk.assistant_id)
+    await blocking.start()
+    await model.received(1)
+    queued = await talk.start()
+    async with Api(first.address) as api, api.stream(streamed.runs_path, streamed.body) as stream:
+        held = (await stream.until("thread.run.queued")).data
+        second = await launch(THREADMILL_MAX_CONCURRENT_RUNS="2", **FAST)
+        other = _through(second, talk)
+        assert (await _ends(other, queued, 5)).status == "completed"  # long before it dies
+        assert (await other.look(queued.id)).status == "completed"
+        assert (await _through(second, streamed).look(held["id"])).status == "queued"
+        await first.kill()
+    assert (await _ends(_through(second, streamed), held["id"], 10)).status == "completed"
+    gate.set()
+
+
+async def test_a_stopped_process_finishes_or_hands_back(
+    launch: Launch, model: ScriptedModel
+) -> None:
+    last = Gate()
+    model.answer = lambda body: (
+        Reply(text=["Fin", last, "ished"])
+        if body["messages"][-1]["content"] == "Short"
+        else Reply(text=["Half", Gate()] if len(model.requests) <= 2 else ["Whole"])
+    )
+    first = await launch(THREADMILL_DRAIN_TIMEOUT_S="1")
+    long = await _begin(first.client)
+    short = await Conversation.begin(first.client, long.assistant_id, "Short")
+    long_run, short_run = await long.start(), await short.start()
+    await model.received(2)
+    second = await launch()
+    seen_long, seen_short = _through(second, long), _through(second, short)
+    stopped = time.monotonic()
+    first.signal(signal.SIGTERM)
+    last.set()
+    assert await first.ended() == 0
+    assert (await seen_short.look(short_run.id)).status == "completed"
+    assert await seen_short.texts() == ["Short", "Finished"]
+    ended = await _ends(seen_long, long_run, 10)
+    assert time.monotonic() - stopped < 8  # not only when a lease was over
+    assert ended.status == "completed"
+    half, whole = (await seen_long.messages())[1:]
+    assert (half.status, text_of(half)) == ("incomplete", "Half")
+    assert (whole.status, text_of(whole)) == ("completed", "Whole")
+    assert len(model.requests) == 3
+
+
+async def test_a_worker_executes_what_a_full_server_cannot(
+    launch: Launch, model: ScriptedModel
+) -> None:
+    """And a cancel that the server is told of reaches it within a second."""
+    model.answer = lambda body: Reply(text=["Half", Gate()])
+    server, _ = await asyncio.gather(launch(THREADMILL_MAX_CONCURRENT_RUNS="1"), launch("worker"))
+    blocking = await _begin(server.client)
+    talk = await Conversation.begin(server.client, blocking.assistant_id)
+    local = await blocking.start()
+    await model.received(1)
+    remote = await talk.start()
+    await model.received(2)  # the server has no room for it
+    assert (await talk.look(remote.id)).status == "in_progress"
+    began = time.monotonic()
+    assert (await talk.cancel(remote)).status == "cancelling"
+    assert (await talk.stopped(remote)).status == "cancelled"
+    await model.disconnected()
+    assert time.monotonic() - began < 1
+    assert (await blocking.look(local.id)).status == "in_progress"
+    await blocking.cancel(local)
+    assert (await blocking.stopped(local)).status == "cancelled"
