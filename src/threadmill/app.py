@@ -14,7 +14,17 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from threadmill.api import assistants, files, messages, models, runs, steps, threads, uploads
+from threadmill.api import (
+    assistants,
+    files,
+    messages,
+    models,
+    runs,
+    steps,
+    threads,
+    uploads,
+    vector_stores,
+)
 from threadmill.api.deps import Keys
 from threadmill.api.envelope import Envelope
 from threadmill.api.joined_writes import JoinedWritesProtocol
@@ -47,7 +57,7 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     app.state.worker = worker
     app.state.keys = keys
     # Runs before threads: /threads/runs is not a thread whose id is "runs".
-    for room in (assistants, runs, threads, messages, steps, files, uploads, models):
+    for room in (assistants, runs, threads, messages, steps, files, uploads, vector_stores, models):
         app.include_router(room.router, prefix="/v1")
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)

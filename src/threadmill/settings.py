@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     embedding_model: str | None = None  # unset: file search works by text alone
     embedding_dimensions: int | None = Field(default=None, ge=1)
     embedding_batch_max_texts: int = Field(default=64, ge=1)  # in one request
+    ingest_max_concurrent_files: int = Field(default=2, ge=1)  # in one process
+    ingest_max_attempts: int = Field(default=3, ge=1)  # without progress, then `failed`
     embedding_max_concurrent_requests: int = Field(default=4, ge=1)
     model_connect_timeout_s: float = Field(default=10, gt=0)
     model_idle_timeout_s: float = Field(default=120, gt=0)  # silence of a stream before it is cut

@@ -10,6 +10,8 @@ from threadmill.runs.events import Events
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
 from threadmill.search import expiry
+from threadmill.search.ingest import Ingester
+from threadmill.store import hnsw
 from threadmill.store.database import Unreachable
 from threadmill.store.notify import Hints
 
@@ -28,7 +30,8 @@ class Worker:
         self.events = Events(runtime.settings.stream_backlog_max_bytes)
         self.executor = Executor(runtime, self.events)
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._hints = Hints(runtime.database.url, self.executor.on_hint)
+        self._ingester = Ingester(runtime, self.executor.name)
+        self._hints = Hints(runtime.database.url, self._on_hint)
         self._services: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -39,6 +42,8 @@ class Worker:
             self.executor.sweep,
             self.executor.save_drafts,
             self._hints.run,
+            self._ingester.claim_files,
+            partial(hnsw.keep_indexes, self._runtime.database),
             partial(expiry.sweep, self._runtime),
         ):
             self._spawn(_through_faults(service))
@@ -52,11 +57,16 @@ class Worker:
 
     async def stop(self) -> None:
         """Hand back what still runs here, then end the services."""
+        await self._ingester.stop()
         await self.executor.stop()
         for service in self._services:
             service.remove_done_callback(self._on_end)
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
+
+    def _on_hint(self, message: str) -> None:
+        self.executor.on_hint(message)
+        self._ingester.on_hint(message)
 
     def _spawn(self, service: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(service)

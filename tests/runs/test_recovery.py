@@ -101,16 +101,27 @@ async def test_an_executor_that_lost_its_run_writes_nothing(
     """It wakes up after another one has taken over, and finds that it may not write."""
     first, second = Gate(), Gate()
     model.reply(Reply(text=["From the first", first]), Reply(text=["From the second", second]))
-    async with serve() as server, client_of(server) as client:
+    # With long leases neither looks what became of its runs, and the first has no room for more.
+    async with (
+        serve(run_lease_s=60, max_concurrent_runs=1) as server,
+        serve(run_lease_s=60) as other,
+        client_of(server) as client,
+    ):
         talk = await begin(client)
         run = await talk.start()
         await model.received(1)
         await take_away(database, run.id)
         await model.received(2)
+        assert list(other.worker.executor._executions) == [run.id]
         first.set()
+
+        async def has_let_go() -> bool:
+            return server.worker.executor.has_room
+
+        await eventually(has_let_go)
+        assert (await talk.look(run.id)).status == "in_progress"
         second.set()
-        ended = await talk.stopped(run)
-        assert ended.status == "completed"
+        assert (await talk.stopped(run)).status == "completed"
         assert await talk.texts() == ["Hi", "From the second"]
 
 

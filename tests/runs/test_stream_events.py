@@ -13,6 +13,7 @@ from openai.types.beta import Assistant
 from conftest import Serve
 from runs.scenes import BEGUN, NAMES, RESUMED, Scene, scene_of
 from runs.wire import WEATHER, Api, Conversation, Event, eventually, names
+from threadmill.app import Served
 from threadmill.demo.scripted_model import Gate, Reply, ScriptedModel, ToolCall
 
 
@@ -309,7 +310,7 @@ async def test_faults_before_the_stream_are_plain_errors(
 
 
 async def test_a_client_that_hangs_up_does_not_stop_the_run(
-    api: Api, talk: Conversation, model: ScriptedModel
+    server: Served, api: Api, talk: Conversation, model: ScriptedModel
 ) -> None:
     gate = Gate()
     model.reply(Reply(text=["Hel", gate, "lo"]))
@@ -317,6 +318,11 @@ async def test_a_client_that_hangs_up_does_not_stop_the_run(
         run = (await stream.until("thread.run.created")).data
         await stream.until("thread.message.delta")
         stream.response.close()
+
+    async def is_forgotten() -> bool:
+        return server.worker.events._listeners == {}
+
+    await eventually(is_forgotten)
     gate.set()
     assert (await talk.stopped(run["id"])).status == "completed"
     assert await talk.texts() == ["Hi", "Hello"]

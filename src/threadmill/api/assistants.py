@@ -25,9 +25,12 @@ async def create_assistant(
 ) -> Json:
     _check_model(runtime, wanted.model)
     tools = wanted.normal_tools()
-    async with runtime.database.connection() as connection:
+    async with runtime.database.transaction() as connection:
         given = wanted.normal_tool_resources()
-        await resources.check(connection, project_id, given, wanted.tool_resources)
+        await resources.check(connection, project_id, given)
+        given = await resources.with_new_store(
+            connection, project_id, given, wanted.tool_resources, is_of_thread=False
+        )
         row = await assistants.create(
             connection,
             project_id,
@@ -43,6 +46,8 @@ async def create_assistant(
             reasoning_effort=wanted.reasoning_effort,
             response_format=wanted.normal_response_format(),
         )
+    if resources.brings_documents(wanted.tool_resources):
+        await resources.announce_files(runtime)
     return _shown(row)
 
 
@@ -74,7 +79,7 @@ async def modify_assistant(
     async with runtime.database.transaction() as connection:
         before = await assistants.get(connection, project_id, assistant_id, for_update=True)
         given = wanted.normal_tool_resources()
-        await resources.check(connection, project_id, given, wanted.tool_resources)
+        await resources.check(connection, project_id, given)
         fields = _changes(wanted, before, given)
         row = await assistants.modify(connection, project_id, assistant_id, **fields)
     return _shown(row)

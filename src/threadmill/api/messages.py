@@ -32,7 +32,10 @@ async def create_message(
         if not new.attachments:
             return _shown(await messages.add(connection, project_id, thread_id, new))
     async with runtime.database.transaction() as connection:
-        return _shown(await _add_with_files(connection, project_id, thread_id, new))
+        row = await _add_with_files(connection, project_id, thread_id, new)
+    if resources.brings_documents(None, new.attachments):
+        await resources.announce_files(runtime)
+    return _shown(row)
 
 
 @router.get("")
@@ -94,7 +97,9 @@ async def _add_with_files(
 ) -> Message:
     """Attachments add their files to the thread's own."""
     thread = await threads.get(connection, project_id, thread_id, for_update=True)
-    changed = resources.with_attachments(thread.tool_resources, new.attachments)
+    changed = await resources.with_attachments(
+        connection, project_id, thread.tool_resources, new.attachments
+    )
     return await messages.add(connection, project_id, thread_id, new, tool_resources=changed)
 
 

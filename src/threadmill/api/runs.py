@@ -15,7 +15,7 @@ from threadmill.api.deps import (
     body,
 )
 from threadmill.api.sse import EventStream
-from threadmill.api.threads import make_thread, new_messages
+from threadmill.api.threads import brings_documents, make_thread, new_messages
 from threadmill.lifecycle import RunStatus
 from threadmill.runs import start
 from threadmill.runs.events import Events, Voice, channel
@@ -70,9 +70,13 @@ async def create_run(
         if has_files:  # they become files of the thread, to which others may be adding some too
             thread = await threads.get(connection, project_id, thread_id, for_update=True)
             attachments = [one for message in additional for one in message.attachments]
-            changed = resources.with_attachments(thread.tool_resources, attachments)
+            changed = await resources.with_attachments(
+                connection, project_id, thread.tool_resources, attachments
+            )
         start.claim(executor, run, streams=bool(wanted.stream))
         await runs.create(connection, run, additional, changed)
+    if has_files:
+        await resources.announce_files(runtime)
     return await _begin(run, None, bool(wanted.stream), executor, events, runtime.settings)
 
 
@@ -88,7 +92,7 @@ async def create_thread_and_run(
     async with runtime.database.transaction() as connection:
         assistant = await assistants.get(connection, project_id, wanted.assistant_id)
         given = wanted.normal_tool_resources()
-        await resources.check(connection, project_id, given, wanted.tool_resources)
+        await resources.check(connection, project_id, given)
         new_thread = wanted.thread or CreateThread()
         thread = await make_thread(connection, project_id, new_thread, "thread.messages")
         run = start.effective_run(
@@ -102,6 +106,8 @@ async def create_thread_and_run(
         start.check(run, ground, [], runtime.models)
         start.claim(executor, run, streams=bool(wanted.stream))
         await runs.create(connection, run, [], None)
+    if brings_documents(new_thread):
+        await resources.announce_files(runtime)
     return await _begin(run, thread, bool(wanted.stream), executor, events, runtime.settings)
 
 

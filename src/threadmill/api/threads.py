@@ -26,7 +26,10 @@ async def create_thread(
     wanted: Annotated[CreateThread, body(CreateThread)],
 ) -> Json:
     async with runtime.database.connection() as connection:
-        return _shown(await make_thread(connection, project_id, wanted))
+        thread = await make_thread(connection, project_id, wanted)
+    if brings_documents(wanted):
+        await resources.announce_files(runtime)
+    return _shown(thread)
 
 
 # Not in the original, and the most repeated wish of its users.
@@ -60,7 +63,7 @@ async def modify_thread(
         before = await threads.get(connection, project_id, thread_id, for_update=True)
         given = wanted.normal_tool_resources()
         if given:
-            await resources.check(connection, project_id, given, wanted.tool_resources)
+            await resources.check(connection, project_id, given)
             fields["tool_resources"] = before.tool_resources | given
         row = await threads.modify(connection, project_id, thread_id, **fields)
     return _shown(row)
@@ -72,7 +75,7 @@ async def delete_thread(
 ) -> Json:
     """With a run that is active: its executor finds it gone and stops."""
     ids.check("thread_id", thread_id, "thread")
-    async with runtime.database.transaction() as connection:
+    async with runtime.database.connection() as connection:
         active_run_id = await threads.remove(connection, project_id, thread_id)
     if active_run_id is not None:
         await executor.announce_cancel(active_run_id)
@@ -85,15 +88,28 @@ async def make_thread(
     """`param` is where its messages were sent."""
     first = await new_messages(connection, project_id, wanted.messages or [], param)
     given = wanted.normal_tool_resources()
-    await resources.check(connection, project_id, given, wanted.tool_resources)
+    await resources.check(connection, project_id, given)
     attachments = [attachment for message in first for attachment in message.attachments]
-    return await threads.create(
-        connection,
-        project_id,
-        metadata=wanted.metadata or {},
-        tool_resources=resources.with_attachments(given, attachments),
-        first_messages=first,
-    )
+    async with resources.all_or_nothing(connection, brings_documents(wanted)):
+        given = await resources.with_new_store(
+            connection, project_id, given, wanted.tool_resources, is_of_thread=True
+        )
+        return await threads.create(
+            connection,
+            project_id,
+            metadata=wanted.metadata or {},
+            tool_resources=await resources.with_attachments(
+                connection, project_id, given, attachments
+            ),
+            first_messages=first,
+        )
+
+
+def brings_documents(wanted: CreateThread) -> bool:
+    """Whether files wait to be ingested once the thread is made."""
+    messages = wanted.messages or []
+    attachments = [one for message in messages for one in message.normal_attachments()]
+    return resources.brings_documents(wanted.tool_resources, attachments)
 
 
 async def new_messages(

@@ -93,8 +93,9 @@ async def complete_upload(
 ) -> Json:
     _check_id(upload_id)
     async with runtime.database.connection() as connection:
-        upload = await uploads.get_pending(connection, project_id, upload_id)
         sizes = await uploads.part_sizes(connection, upload_id)
+        # In this order: of an upload that is over the parts may be gone.
+        upload = await uploads.get_pending(connection, project_id, upload_id)
     _check_parts(upload, wanted.part_ids, sizes)
     whole = _Whole(runtime.blobs, wanted.part_ids)
     file_id = ids.new("file")
@@ -103,7 +104,7 @@ async def complete_upload(
         # No transaction is open meanwhile: it can be minutes.
         try:
             await runtime.blobs.write(file_id, whole.pieces())
-        except NotFound:
+        except (NotFound, FileNotFoundError):
             # Somebody else has completed or cancelled it, and the parts are gone.
             async with runtime.database.connection() as connection:
                 await uploads.get_pending(connection, project_id, upload_id)

@@ -102,16 +102,18 @@ async def entries(
     load_image: LoadImage,
 ) -> list[Entry]:
     """The thread's messages, then what this run has said and done, oldest first."""
-    told = [
-        Entry(
-            messages=[await _message(message, file_names, load_image)],
-            message_id=message.id,
-            token_count=message.token_count,
-            image_tokens=_image_tokens(message),
-        )
-        for message in history
-        if message.run_id != run.id and _is_worth_telling(message)
-    ]
+    told = []
+    for message in history:
+        if message.run_id == run.id or not _is_worth_telling(message):
+            continue
+        text = _only_text(message)
+        if text is not None:  # nearly always, and a thread may have thousands
+            entry = Entry([{"role": message.role, "content": text}])
+        else:
+            entry = Entry([await _message(message, file_names, load_image)])
+            entry.image_tokens = _image_tokens(message)
+        entry.message_id, entry.token_count = message.id, message.token_count
+        told.append(entry)
     own = {message.id: message for message in history if message.run_id == run.id}
     turns: dict[int, Entry] = {}
     for step in steps:
@@ -127,6 +129,14 @@ def _is_worth_telling(message: Message) -> bool:
         return True
     reason = (message.incomplete_details or {}).get("reason")
     return reason != "run_failed" and bool(message.content)
+
+
+def _only_text(message: Message) -> str | None:
+    """The text of a message that is one part of text and nothing else."""
+    content = message.content
+    if len(content) == 1 and content[0]["type"] == "text" and not message.attachments:
+        return str(content[0]["text"]["value"])
+    return None
 
 
 async def _message(message: Message, file_names: Mapping[str, str], load_image: LoadImage) -> Json:

@@ -18,6 +18,9 @@ _PIECE_CHARACTERS = 20_000
 _SLACK = 8
 
 _PARAGRAPH, _LINE, _SENTENCE, _WORD, _CHARACTER, _NOWHERE = 5, 4, 3, 2, 1, 0
+_ESTIMATED_TOKEN = re.compile(
+    r"(?:\r?\n)+|[ \t]{2,16}| ?[!-~]{1,3}| ?[\u0080-\u07ff]{1,2}|.", re.DOTALL
+)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # Postgres has no NUL, UTF-8 no surrogates
 
 
@@ -48,7 +51,7 @@ def chunks(
     def chunk(end: int) -> Chunk | None:
         while len(places) > 1 and places[1][0] <= first:
             places.popleft()
-        text = b"".join(tokens[:end]).decode()
+        text = b"".join(tokens[:end]).decode(errors="replace")
         place = places[0][1]
         return None if text.isspace() else Chunk(text, end, place.page, place.heading)
 
@@ -74,9 +77,9 @@ def too_long(file_max_tokens: int) -> Exception:
 
 
 def estimated_split(text: str) -> list[bytes]:
-    """Where the encoding's file cannot be had: three bytes a token, as `llm.tokens` estimates."""
-    data = text.encode()
-    return [data[start : start + 3] for start in range(0, len(data), 3)]
+    """Where the encoding's file cannot be had: about three bytes a token, as `llm.tokens` has it,
+    and never across the end of a word or a line."""
+    return [found.encode() for found in _ESTIMATED_TOKEN.findall(text)]
 
 
 def _pieces(passages: Iterable[Passage]) -> Iterator[Passage]:
@@ -133,7 +136,7 @@ def _end(tokens: list[bytes], max_tokens: int) -> int:
             best, rank = end, found
             if rank == _PARAGRAPH:
                 break
-    # A character can be longer than the window only where the window is shorter than four tokens.
+    # A window has a place for a cut unless it is shorter than a character, or built to have none.
     return best or max_tokens
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from threadmill.runtime import Runtime
-from threadmill.store import files, uploads
+from threadmill.store import files, uploads, vector_stores
 
 _LOOK_EVERY_S = 60.0
 _AT_ONCE = 100
@@ -13,7 +13,12 @@ _AT_ONCE = 100
 async def sweep(runtime: Runtime) -> None:
     """Runs until it is cancelled. Nobody sees what has expired, swept or not."""
     while True:
-        for remove in (remove_expired_files, expire_uploads, remove_spent_parts):
+        for remove in (
+            remove_expired_files,
+            expire_uploads,
+            remove_spent_parts,
+            clear_expired_stores,
+        ):
             await _to_the_end(remove, runtime)
         await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -43,6 +48,12 @@ async def remove_spent_parts(runtime: Runtime, upload_id: str | None = None) -> 
         async with runtime.database.connection() as connection:
             await uploads.forget_parts(connection, spent)
     return len(spent)
+
+
+async def clear_expired_stores(runtime: Runtime) -> int:
+    """They stay to be seen; only what is searched goes. Nothing brings an expired one back."""
+    async with runtime.database.transaction() as connection:
+        return await vector_stores.expire(connection, _AT_ONCE)
 
 
 async def _to_the_end(remove: Callable[[Runtime], Awaitable[int]], runtime: Runtime) -> None:

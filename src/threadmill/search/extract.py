@@ -21,14 +21,11 @@ from typing import BinaryIO, NoReturn
 
 import msgspec
 
-# openpyxl imports these two if they happen to be there: a second, 60 MB, and numpy's threads.
-sys.modules["numpy"] = sys.modules["PIL"] = None  # type: ignore[assignment]
-
-from threadmill.llm.tokens import TokenCounter  # noqa: E402
-from threadmill.search import frames  # noqa: E402
-from threadmill.search.chunk import Chunk, Split, chunks, estimated_split, too_long  # noqa: E402
-from threadmill.search.formats import document  # noqa: E402
-from threadmill.search.formats.kinds import Passage, Unreadable, invalid  # noqa: E402
+from threadmill.llm.tokens import TokenCounter
+from threadmill.search import frames
+from threadmill.search.chunk import Chunk, Split, chunks, estimated_split, too_long
+from threadmill.search.formats import document
+from threadmill.search.formats.kinds import Passage, Unreadable, invalid
 
 _RECEIVED_BYTES = 64 * 1024
 _BATCH_MAX_CHUNKS = 32
@@ -294,10 +291,8 @@ def _address_space_bytes() -> int:
 
 
 def _prctl(option: int, value: int) -> None:
-    _LIBC.prctl(option, value, 0, 0, 0)
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
-
-_LIBC = ctypes.CDLL(None)
 
 if __name__ == "__main__":
     main()

@@ -146,6 +146,12 @@ class DocumentReader:
             task.add_done_callback(self._ending.discard)
 
 
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    # openpyxl imports numpy if it is there, which starts threads; and with threads is no forking.
+    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
 class _Lost(Exception):
     """Somebody killed the process, or it never came up: not the document's fault."""
 
@@ -178,7 +184,7 @@ class _Zygote:
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
-                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                env=_environment(),
                 start_new_session=True,  # a Ctrl-C is for the server
             )
         zygote = cls(process, ours)

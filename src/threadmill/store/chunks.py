@@ -100,6 +100,17 @@ async def count(connection: Connection, store_id: str, file_id: str) -> int:
     return found
 
 
+async def size_bytes(connection: Connection, store_id: str, file_id: str) -> int:
+    """Of the texts, in UTF-8."""
+    size: int = await query.value(
+        connection,
+        "SELECT coalesce(sum(octet_length(text)), 0)::bigint FROM chunks"
+        " WHERE vector_store_id = %(store_id)s AND file_id = %(file_id)s",
+        {"store_id": store_id, "file_id": file_id},
+    )
+    return size
+
+
 async def texts(connection: Connection, store_id: str, file_id: str) -> list[str]:
     """In the order of the file."""
     cursor = await connection.execute(

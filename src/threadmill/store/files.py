@@ -6,7 +6,7 @@ A file that has expired counts as gone, though its row stays until the next swee
 from typing import Any
 
 from threadmill.errors import NotFound
-from threadmill.store import query
+from threadmill.store import query, vector_stores
 from threadmill.store.database import Connection
 from threadmill.store.page import Cursor, page
 from threadmill.store.rows import File, columns
@@ -41,11 +41,14 @@ async def get(connection: Connection, project_id: str, file_id: str) -> File:
     return row
 
 
-async def names(connection: Connection, project_id: str, file_ids: list[str]) -> dict[str, str]:
-    """The names of those of the files that exist."""
+async def names(
+    connection: Connection, project_id: str, file_ids: list[str], *, hold: bool = False
+) -> dict[str, str]:
+    """The names of those of the files that exist. With `hold` none of them is deleted until the
+    transaction ends."""
     cursor = await connection.execute(
         "SELECT id, filename FROM files WHERE id = ANY(%(ids)s) AND project_id = %(project_id)s"
-        f" AND {_ALIVE}",
+        f" AND {_ALIVE}" + (" ORDER BY id FOR KEY SHARE" if hold else ""),
         {"ids": file_ids, "project_id": project_id},
     )
     return dict(await cursor.fetchall())
@@ -62,35 +65,37 @@ async def list_page(
 async def remove(connection: Connection, project_id: str, file_id: str) -> None:
     """Wants a transaction. The bytes are the caller's to delete, after it: a row never points to
     bytes that are gone."""
-    touched = await query.execute(
-        connection,
-        f"DELETE FROM files WHERE id = %(id)s AND project_id = %(project_id)s AND {_ALIVE}",
-        {"id": file_id, "project_id": project_id},
-    )
-    if not touched:
-        raise missing(file_id)
+    await get(connection, project_id, file_id)
+    # Threads before files: a message that brings a file locks them in this order.
     await _detach(connection, [project_id], [file_id])
+    scope = {"id": file_id, "project_id": project_id}
+    if not await query.execute(
+        connection,
+        f"SELECT FROM files WHERE id = %(id)s AND project_id = %(project_id)s AND {_ALIVE}"
+        " FOR UPDATE",
+        scope,
+    ):
+        raise missing(file_id)  # somebody else was faster
+    await vector_stores.detach_everywhere(connection, [file_id])
+    await query.execute(connection, "DELETE FROM files WHERE id = %(id)s", scope)
 
 
 async def remove_expired(connection: Connection, limit: int) -> list[str]:
     """Remove up to `limit` files that have expired; their ids, whose bytes are the caller's to
     delete once the transaction that this wants is over."""
     cursor = await connection.execute(
-        f"""
-        WITH expired AS (
-            SELECT id FROM files WHERE NOT {_ALIVE}
-            ORDER BY expires_at LIMIT %(limit)s
-            FOR UPDATE SKIP LOCKED
-        )
-        DELETE FROM files USING expired WHERE files.id = expired.id
-        RETURNING files.id, files.project_id
-        """,
+        f"SELECT id, project_id FROM files WHERE NOT {_ALIVE}"
+        " ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED",
         {"limit": limit},
     )
-    removed = await cursor.fetchall()
-    file_ids = [file_id for file_id, _ in removed]
-    if removed:
-        await _detach(connection, sorted({project_id for _, project_id in removed}), file_ids)
+    expired = await cursor.fetchall()
+    file_ids = [file_id for file_id, _ in expired]
+    if expired:
+        await vector_stores.detach_everywhere(connection, file_ids)
+        await query.execute(
+            connection, "DELETE FROM files WHERE id = ANY(%(ids)s)", {"ids": file_ids}
+        )
+        await _detach(connection, sorted({project_id for _, project_id in expired}), file_ids)
     return file_ids
 
 

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from psycopg import Rollback
 from psycopg.types.json import Json, Jsonb
 
 from threadmill import ids
@@ -87,27 +88,28 @@ async def modify(connection: Connection, project_id: str, thread_id: str, **fiel
 async def remove(connection: Connection, project_id: str, thread_id: str) -> str | None:
     """Delete the thread with all that is in it; the id of the run that was active, if one was.
 
-    Wants a transaction. Runs go first: an executor that ends one locks the run, then the thread,
-    and so must we. That holds for a run too that is started between our two statements: then the
-    thread stays, and we begin again with the run.
+    Runs go first: an executor that ends one locks the run, then the thread, and so must we. If a
+    run was started between our two statements, all locks are given up and we begin again.
     """
     scope = {"id": thread_id, "project_id": project_id}
     while True:
-        cursor = await connection.execute(
-            "DELETE FROM runs WHERE thread_id = %(id)s AND project_id = %(project_id)s"
-            " RETURNING id",
-            scope,
-        )
-        removed = [run_id for (run_id,) in await cursor.fetchall()]
-        active_run_id = await query.value(
-            connection,
-            "DELETE FROM threads WHERE id = %(id)s AND project_id = %(project_id)s"
-            " AND (active_run_id IS NULL OR active_run_id = ANY(%(removed)s))"
-            " RETURNING coalesce(active_run_id, '')",
-            scope | {"removed": removed},
-        )
-        if active_run_id is not None:
-            return active_run_id or None
+        async with connection.transaction():
+            cursor = await connection.execute(
+                "DELETE FROM runs WHERE thread_id = %(id)s AND project_id = %(project_id)s"
+                " RETURNING id",
+                scope,
+            )
+            removed = [run_id for (run_id,) in await cursor.fetchall()]
+            active_run_id = await query.value(
+                connection,
+                "DELETE FROM threads WHERE id = %(id)s AND project_id = %(project_id)s"
+                " AND (active_run_id IS NULL OR active_run_id = ANY(%(removed)s))"
+                " RETURNING coalesce(active_run_id, '')",
+                scope | {"removed": removed},
+            )
+            if active_run_id is not None:
+                return active_run_id or None
+            raise Rollback
         await get(connection, project_id, thread_id)
 
 

@@ -33,17 +33,17 @@ async def nearest(
     ranges = await hnsw.ranges(connection, store_id)
     if ranges and await _searchable(connection, store_id, condition) <= hnsw.LARGE_STORE_CHUNKS:
         ranges = []
-    await _plan_for(connection, count)
+    await plan_for(connection, count)
     values = condition[1] if condition else {}
     return await query.many(
         connection,
         Near,
-        _statement(store_id, dimensions, ranges, condition, count),
+        statement(store_id, dimensions, ranges, condition, count),
         {"vector": vector, "store_id": store_id, **values},
     )
 
 
-def _statement(
+def statement(
     store_id: str,
     dimensions: int,
     ranges: list[hnsw.Range],
@@ -94,7 +94,7 @@ async def _searchable(connection: Connection, store_id: str, condition: Conditio
     return found
 
 
-async def _plan_for(connection: Connection, count: int) -> None:
+async def plan_for(connection: Connection, count: int) -> None:
     # Relaxed, for the statement sorts what it gets. Starting parallel workers takes longer than
     # they save, and another search may want their core.
     candidates = min(max(_CANDIDATES, 2 * count), _CANDIDATES_MAX)

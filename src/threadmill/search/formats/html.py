@@ -14,7 +14,8 @@ _PASSAGE_CHARACTERS = 16 * 1024
 
 # fmt: off
 _SILENT = frozenset({
-    "audio", "canvas", "iframe", "noscript", "object", "script", "style", "svg", "template", "video",
+    "audio", "canvas", "iframe", "noscript", "object", "script", "style", "svg", "template",
+    "video",
 })
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6", "title"})
 _PARAGRAPHS = frozenset({

@@ -17,7 +17,18 @@ class Kind(StrEnum):
     XLSX = "Excel"
 
 
+# fmt: off
+_TEXTS = [
+    # What the original took as text,
+    ".c", ".cpp", ".cs", ".css", ".go", ".java", ".js", ".json", ".php", ".py", ".rb", ".sh",
+    ".ts", ".txt",
+    # and its neighbours, which cost nothing.
+    ".h", ".hpp", ".jsx", ".kt", ".log", ".rs", ".rst", ".sql", ".swift", ".toml", ".tsx",
+    ".xml", ".yaml", ".yml",
+]
+# fmt: on
 KINDS: dict[str, Kind] = {
+    **dict.fromkeys(_TEXTS, Kind.TEXT),
     **dict.fromkeys([".md", ".markdown"], Kind.MARKDOWN),
     **dict.fromkeys([".htm", ".html"], Kind.HTML),
     **dict.fromkeys([".csv", ".tsv"], Kind.ROWS),
@@ -27,43 +38,6 @@ KINDS: dict[str, Kind] = {
     ".docx": Kind.DOCX,
     ".pptx": Kind.PPTX,
     ".xlsx": Kind.XLSX,
-    # fmt: off
-    **dict.fromkeys(
-        [
-            # What the original took as text,
-            ".c",
-            ".cpp",
-            ".cs",
-            ".css",
-            ".go",
-            ".java",
-            ".js",
-            ".json",
-            ".php",
-            ".py",
-            ".rb",
-            ".sh",
-            ".ts",
-            ".txt",
-            # and its neighbours, which cost nothing.
-            ".h",
-            ".hpp",
-            ".jsx",
-            ".kt",
-            ".log",
-            ".rs",
-            ".rst",
-            ".sql",
-            ".swift",
-            ".toml",
-            ".tsx",
-            ".xml",
-            ".yaml",
-            ".yml",
-        ],
-        Kind.TEXT,
-    ),
-    # fmt: on
 }
 SUPPORTED_EXTENSIONS = frozenset(KINDS)
 

@@ -120,13 +120,17 @@ def _survey(file: BinaryIO) -> tuple[bool, float]:
 
 
 def _utf_16_without_mark(sample: bytes) -> str | None:
-    """Spaces, line ends and Latin letters have their zero on one side, and none on the other."""
+    """Latin letters and spaces have their zero on one side, and none on the other; where there are
+    few of them, the line ends still have theirs."""
     sample = sample[: len(sample) // 2 * 2]
     zeros = {"utf-16-be": sample[::2].count(0), "utf-16-le": sample[1::2].count(0)}
     encoding, other = sorted(zeros, key=lambda name: -zeros[name])
-    if zeros[encoding] <= len(sample) // 200 or zeros[other] > zeros[encoding] // 50:
+    if zeros[encoding] <= len(sample) // 200:
         return None
     text = sample.decode(encoding, "replace")
+    lines = text.count("\n")
+    if zeros[other] > zeros[encoding] // 50 and (not lines or lines < 0.9 * sample.count(b"\n")):
+        return None
     odd = sum(unicodedata.category(character) in ("Cn", "Co", "Cs") for character in text)
     odd += text.count("\ufffd") + sum(text.count(chr(control)) for control in _CONTROLS)
     return encoding if odd <= len(text) // 50 + 1 else None

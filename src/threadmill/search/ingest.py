@@ -1,0 +1,262 @@
+"""Files of vector stores on their way in: claimed like runs, read, embedded, and put down in batches.
+
+Each batch is one transaction that is written under the claim, so that a process that dies leaves
+whole batches, and the next one goes on behind the last of them.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from threadmill.errors import NotFound
+from threadmill.lifecycle import FileStatus
+from threadmill.llm.client import ModelError
+from threadmill.runtime import Runtime
+from threadmill.search.parse import Chunk, DocumentReader, Unreadable
+from threadmill.search.resources import FILES_WAIT
+from threadmill.store import chunks, files, vector_stores
+from threadmill.store.chunks import NewChunk
+from threadmill.store.database import Unreachable
+from threadmill.store.rows import VectorStore, VectorStoreFile
+
+log = structlog.get_logger()
+
+_LOOK_EVERY_S = 1.0
+_BATCHES_AHEAD = 2  # that are read and embedded while one is written
+_BYTES_PER_DIMENSION = 2  # of a halfvec
+_DATABASE_PAUSE_S = 1.0
+
+Key = tuple[str, str]
+
+
+class Gone(Exception):
+    """The file was cancelled, removed, re-attached, or is somebody else's by now."""
+
+
+class Ingester:
+    def __init__(self, runtime: Runtime, worker: str) -> None:
+        """`worker`: the name under which this process holds a lease."""
+        self._runtime = runtime
+        self._worker = worker
+        self._reader = DocumentReader(runtime.settings)
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._work = asyncio.Event()
+        self._accepts = True
+
+    def on_hint(self, message: str) -> None:
+        if message == FILES_WAIT:
+            self._work.set()
+
+    async def claim_files(self) -> None:
+        """Runs until it is cancelled: takes files while there is room."""
+        while True:
+            self._work.clear()
+            async with self._runtime.database.connection() as connection:
+                await vector_stores.release_dead(connection)
+                room = self._runtime.settings.ingest_max_concurrent_files - len(self._tasks)
+                claimed = []
+                if self._accepts and room > 0:
+                    claimed = await vector_stores.claim(connection, self._worker, room)
+            for file in claimed:
+                self._start(file)
+            try:
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._work.wait()
+            except TimeoutError:
+                continue
+
+    async def stop(self) -> None:
+        """What is on its way is handed back: whoever goes on does so behind the last batch."""
+        self._accepts = False
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._reader.close()
+
+    def _start(self, file: VectorStoreFile) -> None:
+        key = (file.vector_store_id, file.id)
+        task = asyncio.create_task(self._ingest(file), name=f"ingest {file.id}")
+        self._tasks[key] = task
+
+        def forget(_: asyncio.Task[None]) -> None:
+            if self._tasks.get(key) is task:
+                del self._tasks[key]
+            self._work.set()  # there is room again
+
+        task.add_done_callback(forget)
+
+    # --- one file ---
+
+    async def _ingest(self, file: VectorStoreFile) -> None:
+        try:
+            await self._read_in(file)
+        except Gone:
+            return
+        except asyncio.CancelledError:
+            await self._hand_back(file)
+            raise
+        except Unreachable:
+            log.warning("ingestion_waits_for_database", file_id=file.id)
+            await asyncio.sleep(_DATABASE_PAUSE_S)
+            await self._hand_back(file)
+        except Unreadable as fault:
+            await self._fail(file, fault.code, fault.message)
+        except ModelError as fault:
+            await self._fail(file, "server_error", f"The embeddings failed: {fault.message}")
+        except NotFound:
+            await self._fail(file, "invalid_file", "The bytes of the file are gone.")
+        except Exception:
+            log.exception("ingestion_failed", file_id=file.id, vector_store_id=file.vector_store_id)
+            await self._fail(file, "server_error", "An internal error occurred.")
+
+    async def _read_in(self, file: VectorStoreFile) -> None:
+        settings = self._runtime.settings
+        if file.attempts > settings.ingest_max_attempts:
+            raise Unreadable(
+                "server_error",
+                f"The file was begun {file.attempts - 1} times without getting any further.",
+            )
+        async with self._runtime.database.connection() as connection:
+            stores = await vector_stores.find(connection, file.project_id, [file.vector_store_id])
+            if not stores:
+                raise Gone
+            filename = (await files.get(connection, file.project_id, file.id)).filename
+            done = await chunks.count(connection, file.vector_store_id, file.id)
+        sizes = file.chunking_strategy["static"]
+        writer = _Writer(self._runtime, file, stores[0], done)
+        async with self._on_disk(file.id) as path:
+            batches = self._reader.read(
+                path,
+                filename,
+                max_chunk_size_tokens=sizes["max_chunk_size_tokens"],
+                chunk_overlap_tokens=sizes["chunk_overlap_tokens"],
+                skip=done,
+            )
+            async with aclosing(batches):
+                await writer.write_all(batches)
+        await writer.finish()
+
+    @asynccontextmanager
+    async def _on_disk(self, file_id: str) -> AsyncIterator[Path]:
+        """The file's bytes where a process of little trust can read them, and nothing else."""
+        with tempfile.TemporaryDirectory(prefix="threadmill-ingest-") as folder:
+            path = Path(folder) / "document"
+            with path.open("wb") as copy:
+                async for piece in await self._runtime.blobs.open(file_id):
+                    await asyncio.to_thread(copy.write, piece)
+            yield path
+
+    async def _fail(self, file: VectorStoreFile, code: str, message: str) -> None:
+        async with self._runtime.database.transaction() as connection:
+            await vector_stores.finish(
+                connection,
+                file,
+                FileStatus.FAILED,
+                last_error={"code": code, "message": message},
+            )
+
+    async def _hand_back(self, file: VectorStoreFile) -> None:
+        async with self._runtime.database.connection() as connection:
+            await vector_stores.hand_back(connection, file)
+
+
+class _Writer:
+    """Embeds and writes the chunks of one file, in order, some batches being ahead of others."""
+
+    def __init__(
+        self, runtime: Runtime, file: VectorStoreFile, store: VectorStore, done: int
+    ) -> None:
+        self._runtime = runtime
+        self._file = file
+        self._store = store
+        self._count = done
+        self._model = self._wanted_model()
+        self._language: str = store.search.get("language") or "english"
+
+    def _wanted_model(self) -> str | None:
+        """The model that the store's vectors are of; a new store takes the configured one."""
+        if self._store.search.get("mode") == "text":
+            return None
+        return self._store.embedding_model or self._runtime.settings.embedding_model
+
+    async def write_all(self, batches: AsyncIterator[list[Chunk]]) -> None:
+        ready: asyncio.Queue[tuple[list[Chunk], asyncio.Task[Any]] | None] = asyncio.Queue(
+            _BATCHES_AHEAD
+        )
+
+        async def read() -> None:
+            async for batch in batches:
+                embedding = group.create_task(self._embed(batch))
+                await ready.put((batch, embedding))
+            await ready.put(None)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(read())
+                while (one := await ready.get()) is not None:
+                    batch, embedding = one
+                    await self._write(batch, await embedding)
+        except* (Gone, Unreadable, ModelError, Unreachable) as faults:
+            raise faults.exceptions[0] from None
+
+    async def _embed(self, batch: list[Chunk]) -> list[list[float]] | None:
+        if self._model is None:
+            return None
+        texts = [chunk.text for chunk in batch]
+        vectors = await self._runtime.models.embed(
+            texts, model=self._model, dimensions=self._store.embedding_dimensions
+        )
+        if self._store.embedding_dimensions is None:
+            return await self._settle_dimensions(texts, vectors)
+        return vectors
+
+    async def _settle_dimensions(
+        self, texts: list[str], vectors: list[list[float]]
+    ) -> list[list[float]]:
+        """The first vectors of a store say of which model and length all of them are."""
+        assert self._model is not None
+        async with self._runtime.database.connection() as connection:
+            settled = await vector_stores.remember_embedding(
+                connection, self._store.id, self._model, len(vectors[0])
+            )
+        if settled is None:
+            raise Gone
+        model, dimensions = settled
+        self._store.embedding_model, self._store.embedding_dimensions = settled
+        if (model, dimensions) == (self._model, len(vectors[0])):
+            return vectors
+        self._model = model  # another file of the store was faster, with another setting
+        return await self._runtime.models.embed(texts, model=model, dimensions=dimensions)
+
+    async def _write(self, batch: list[Chunk], vectors: list[list[float]] | None) -> None:
+        new = [
+            NewChunk(at, chunk.text, chunk.token_count, chunk.page, chunk.heading)
+            for at, chunk in enumerate(batch, start=self._count)
+        ]
+        async with self._runtime.database.transaction() as connection:
+            is_ours = await vector_stores.progress(connection, self._file, self._count + len(new))
+            if not is_ours:
+                raise Gone
+            await chunks.insert(
+                connection, self._store.id, self._file.id, new, vectors, self._language
+            )
+        self._count += len(new)
+
+    async def finish(self) -> None:
+        async with self._runtime.database.transaction() as connection:
+            text_bytes = await chunks.size_bytes(connection, self._store.id, self._file.id)
+            dimensions = self._store.embedding_dimensions if self._model else None
+            vector_bytes = self._count * (dimensions or 0) * _BYTES_PER_DIMENSION
+            await vector_stores.finish(
+                connection,
+                self._file,
+                FileStatus.COMPLETED,
+                usage_bytes=text_bytes + vector_bytes,
+                chunk_count=self._count,
+            )
