@@ -268,7 +268,11 @@ def upgrade() -> None:
         sa.Column("entries", postgresql.ARRAY(sa.BigInteger()), nullable=False),
     )
     op.create_index(
-        op.f("postings_store_seq_term_idx"), "postings", ["store_seq", "term"], unique=False
+        op.f("postings_store_seq_term_idx"),
+        "postings",
+        ["store_seq", "term"],
+        unique=False,
+        postgresql_include=["chunk_count"],
     )
     op.create_index(op.f("postings_segment_id_idx"), "postings", ["segment_id"], unique=False)
     op.execute(

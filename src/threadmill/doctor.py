@@ -216,7 +216,9 @@ async def _model(client: ModelClient, endpoint: Endpoint, key_setting: str) -> F
                 " most end in /v1."
             )
             return Finding("model", "warn", text)
-        remedy = _remedy(failure.status, endpoint, key_setting)
+        remedy = _remedy_for_key(failure.status, endpoint, key_setting) or (
+            "Is it running, and is its URL right?"
+        )
         return Finding("model", "FAIL", f"{endpoint}: {_sentence(failure.message)} {remedy}")
     text = f"{endpoint} answers in {_took(began)} and has {_counted(len(models), 'model')}"
     return Finding("model", "ok", text)
@@ -247,27 +249,21 @@ async def _embedding(client: ModelClient, endpoint: Endpoint, settings: Settings
     try:
         [vector] = await client.embed(["Does it embed?"])
     except ModelError as failure:
-        status = getattr(failure.__cause__, "status", None)  # of the UpstreamError behind it
         own_key = settings.embedding_api_key or settings.embedding_base_url
         key_setting = "THREADMILL_EMBEDDING_API_KEY" if own_key else _default_key(settings)
-        remedy = _remedy(status, endpoint, key_setting)
-        return Finding("embeddings", "FAIL", f"{endpoint}: {_sentence(failure.message)} {remedy}")
-    wanted = settings.embedding_dimensions
-    if wanted is not None and len(vector) != wanted:
-        text = (
-            f"{settings.embedding_model} answers with {len(vector)} dimensions although"
-            f" {wanted} were asked for: correct or unset THREADMILL_EMBEDDING_DIMENSIONS."
+        remedy = _remedy_for_key(failure.status, endpoint, key_setting) or (
+            "Look at THREADMILL_EMBEDDING_BASE_URL, _MODEL and _DIMENSIONS."
         )
-        return Finding("embeddings", "FAIL", text)
+        return Finding("embeddings", "FAIL", f"{endpoint}: {_sentence(failure.message)} {remedy}")
     text = f"{settings.embedding_model} has {len(vector)} dimensions and took {_took(began)}"
     return Finding("embeddings", "ok", text)
 
 
-def _remedy(status: int | None, endpoint: Endpoint, key_setting: str) -> str:
-    if status in (401, 403):
-        has_key = "Authorization" in endpoint.headers
-        return f"Put {'the right' if has_key else 'a'} key into {key_setting}."
-    return "Is it running, and is its URL right?" if status is None else ""
+def _remedy_for_key(status: int | None, endpoint: Endpoint, key_setting: str) -> str | None:
+    if status not in (401, 403):
+        return None
+    has_key = "Authorization" in endpoint.headers
+    return f"Put {'the right' if has_key else 'a'} key into {key_setting}."
 
 
 def _default_key(settings: Settings) -> str:
@@ -278,6 +274,7 @@ def _default_key(settings: Settings) -> str:
 def _impatient(settings: Settings) -> Settings:
     return settings.model_copy(
         update={
+            "model_max_attempts": 1,
             "model_connect_timeout_s": min(settings.model_connect_timeout_s, _PATIENCE_S),
             "model_idle_timeout_s": min(settings.model_idle_timeout_s, _PATIENCE_S),
         }

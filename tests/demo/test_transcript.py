@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,20 +95,36 @@ def test_the_demo_is_the_same_in_every_environment(
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize("line", ["scripted stand-in", "are up after", "thread.run.step.delta"])
+@pytest.mark.parametrize("line", ["scripted stand-in", "are up at", "thread.run.step.delta"])
 def test_an_interrupted_demo_leaves_nothing_behind(
     environment: dict[str, str], temporary: Path, line: str
 ) -> None:
+    assert _interrupted(environment, line, times=1) == (130, "")
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("line", ["are up at", "While it waited"])
+def test_nor_does_one_that_is_interrupted_while_it_closes(
+    environment: dict[str, str], temporary: Path, line: str
+) -> None:
+    code, errors = _interrupted(environment, line, times=5)
+    assert code in (0, 130)  # 0: it had said all, and was closing
+    assert errors == ""
+    assert not list(temporary.iterdir())
+
+
+def _interrupted(environment: dict[str, str], line: str, times: int) -> tuple[int, str]:
+    """Exit status and errors of a demo that is sent Ctrl-C after that line."""
     with subprocess.Popen(
         COMMAND, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as demo:
         assert demo.stdout
-        assert any(line in said for said in iter(demo.stdout.readline, ""))
-        demo.send_signal(signal.SIGINT)
+        assert any(line in said for said in iter(demo.stdout.readline, "")), "it never got there"
+        for _ in range(times):
+            demo.send_signal(signal.SIGINT)
+            time.sleep(0.05)
         _, errors = demo.communicate(timeout=60)
-    assert demo.returncode == 130
-    assert errors == ""
-    assert not list(temporary.iterdir())
+        return demo.returncode, errors
 
 
 def _wire(transcript: str) -> str:

@@ -57,7 +57,7 @@ def test_what_is_chosen(drawn: list[tuple[int, bool, int]], limit: int, frame: i
     needed = thread[-1:] + own
     instructions = run(instructions="i" * frame)
     try:
-        fitted = asyncio.run(fit(instructions, entries, limit, count_letters))
+        fitted = asyncio.run(fit(instructions, entries, "i" * frame, limit, count_letters))
     except OverBudget:
         assert cost(needed) > limit
         return
@@ -80,7 +80,7 @@ async def test_nothing_is_counted_where_it_cannot_matter() -> None:
         pytest.fail("counted")
 
     entries = [entry(10, 1), entry(10, 2)]
-    fitted = await fit(run(), entries, 1000, count)
+    fitted = await fit(run(), entries, "", 1000, count)
     assert (fitted.entries, fitted.dropped, fitted.counted) == (entries, [], {})
 
 
@@ -93,7 +93,7 @@ async def test_known_counts_are_not_counted_again() -> None:
 
     known, new = entry(30, 1), entry(31, 2)
     known.token_count = 5
-    fitted = await fit(run(), [known, new], 50, count)
+    fitted = await fit(run(), [known, new], "", 50, count)
     assert asked == ["x" * 31, ""]
     assert fitted.counted == {"msg_2": 31}
     assert fitted.entries == [known, new]  # by its known count the first one fits
@@ -101,7 +101,7 @@ async def test_known_counts_are_not_counted_again() -> None:
 
 async def test_a_first_message_that_is_too_long_alone_is_left_out() -> None:
     entries = [entry(90, 1), entry(20, 2), entry(20, 3)]
-    fitted = await fit(run(), entries, 60, count_letters)
+    fitted = await fit(run(), entries, "", 60, count_letters)
     assert fitted.dropped == ["msg_1"]
 
 
@@ -123,4 +123,4 @@ def test_how_many_tokens_a_prompt_may_have(fields: dict[str, int], window: int, 
 
 async def test_a_budget_that_is_spent_lets_nothing_through() -> None:
     with pytest.raises(budget.OverBudget):
-        await fit(run(), [entry(1, 1)], -1, count_letters)
+        await fit(run(), [entry(1, 1)], "", -1, count_letters)

@@ -220,7 +220,7 @@ async def test_submit_against_expiry(serve: Serve, model: ScriptedModel) -> None
             waiting = await talk.run()
             loop = asyncio.get_running_loop()
             assert waiting.expires_at is not None
-            moment = loop.time() + (waiting.expires_at - time.time()) + (number - 5) * 0.02
+            moment = loop.time() + (waiting.expires_at - time.time()) + (number - 5) * 0.08
             await asyncio.sleep(max(moment - loop.time(), 0))
             [answered] = await asyncio.gather(talk.answer(waiting), return_exceptions=True)
             ended = await talk.reaches(waiting, *ENDED)

@@ -11,6 +11,7 @@ import docx
 import openpyxl
 import pptx
 import pypdf
+import xlsxwriter
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 from reportlab.pdfgen import canvas
@@ -150,6 +151,16 @@ def sheets(tables: dict[str, list[list[object]]]) -> bytes:
             sheet.append(row)
     buffer = io.BytesIO()
     book.save(buffer)
+    return buffer.getvalue()
+
+
+def shared_strings_sheet() -> bytes:
+    """openpyxl writes strings into the cells, Excel into a part of their own; XlsxWriter too."""
+    buffer = io.BytesIO()
+    with xlsxwriter.Workbook(buffer, {"in_memory": True}) as book:
+        sheet = book.add_worksheet("a")
+        sheet.write_row(0, 0, ["Name", "Size"])
+        sheet.write_row(1, 0, ["Mouse", 5])
     return buffer.getvalue()
 
 

@@ -13,8 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class JoinedWritesProtocol(HttpToolsProtocol):
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(JoinedWrites(transport))  # type: ignore[arg-type]
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(JoinedWrites(transport))
 
 
 class JoinedWrites(asyncio.Transport):

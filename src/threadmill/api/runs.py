@@ -1,7 +1,7 @@
 """/threads/runs and /threads/{thread_id}/runs"""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 
@@ -22,7 +22,7 @@ from threadmill.runs.events import Events, Voice, channel
 from threadmill.runs.executor import Executor
 from threadmill.runs.outputs import accept
 from threadmill.schemas import objects
-from threadmill.schemas.queries import Page, include
+from threadmill.schemas.queries import RESULT_CONTENT, Page, include
 from threadmill.schemas.requests import (
     CreateRun,
     CreateThread,
@@ -50,7 +50,7 @@ async def create_run(
 ) -> Response:
     ids.check("thread_id", thread_id, "thread")
     ids.check("assistant_id", wanted.assistant_id, "asst")
-    include(request.query_params.multi_items())
+    shows_content = RESULT_CONTENT in include(request.query_params.multi_items())
     has_files = any(message.attachments for message in wanted.additional_messages or [])
     database = runtime.database
     async with database.transaction() if has_files else database.connection() as connection:
@@ -77,7 +77,11 @@ async def create_run(
         await runs.create(connection, run, additional, changed)
     if has_files:
         await resources.announce_files(runtime)
-    return await _begin(run, None, bool(wanted.stream), executor, events, runtime.settings)
+    if not wanted.stream:
+        return await _queued(run, executor)
+    return await _streamed(
+        run, None, executor, events, runtime.settings, shows_content=shows_content
+    )
 
 
 @router.post("/threads/runs")
@@ -108,24 +112,34 @@ async def create_thread_and_run(
         await runs.create(connection, run, [], None)
     if brings_documents(new_thread):
         await resources.announce_files(runtime)
-    return await _begin(run, thread, bool(wanted.stream), executor, events, runtime.settings)
+    if not wanted.stream:
+        return await _queued(run, executor)
+    return await _streamed(run, thread, executor, events, runtime.settings)
 
 
-async def _begin(
+async def _queued(run: Run, executor: Executor) -> Response:
+    """The run is in the database: have it executed, here or wherever there is room."""
+    if run.worker is not None:
+        executor.execute(run)
+    else:
+        await executor.announce_work()
+    queued = objects.shape(start.as_queued(run), objects.Run)
+    return Json(queued, headers=_poll_after(executor))
+
+
+async def _streamed(
     run: Run,
     thread: Thread | None,
-    streams: bool,
     executor: Executor,
     events: Events,
     settings: Settings,
+    *,
+    shows_content: bool = False,
 ) -> Response:
-    """The run is in the database: execute it, here or wherever there is room."""
-    queued = objects.shape(start.as_queued(run), objects.Run)
-    if not streams:
-        await _hand_over(run, executor)
-        return Json(queued, headers=_poll_after(executor))
-    listener = events.listen(channel(run))
+    """The run is in the database: execute it here, where its client listens."""
+    listener = events.listen(channel(run), shows_content=shows_content)
     voice = Voice(events, channel(run))
+    queued = objects.shape(start.as_queued(run), objects.Run)
     if thread is not None:
         voice.say("thread.created", objects.shape(thread, objects.Thread))
     voice.say("thread.run.created", queued)
@@ -135,13 +149,6 @@ async def _begin(
     # Let it ask the database for its messages before this answer is written.
     await asyncio.sleep(0)
     return EventStream(events, channel(run), listener, settings.stream_keep_alive_s)
-
-
-async def _hand_over(run: Run, executor: Executor) -> None:
-    if run.worker is not None:
-        executor.execute(run)
-    else:
-        await executor.announce_work()
 
 
 @router.get("/threads/{thread_id}/runs")
@@ -221,20 +228,18 @@ async def submit_tool_outputs(
     async with runtime.database.connection() as connection:
         run = await runs.get(connection, project_id, thread_id, run_id)
         run, step = await accept(connection, executor, run, wanted.tool_outputs, streams=streams)
-    queued = objects.shape(start.as_queued(run), objects.Run)
     if not streams:
-        await _hand_over(run, executor)
-        return Json(queued, headers=_poll_after(executor))
+        return await _queued(run, executor)
     listener = events.listen(channel(run))
-    _say_resumed(Voice(events, channel(run)), step, queued)
+    _say_resumed(Voice(events, channel(run)), step, run)
     executor.execute(run)
     await asyncio.sleep(0)
     return EventStream(events, channel(run), listener, runtime.settings.stream_keep_alive_s)
 
 
-def _say_resumed(voice: Voice, step: Step, queued: Any) -> None:
-    voice.say("thread.run.step.completed", objects.shape(step, objects.Step))
-    voice.say("thread.run.queued", queued)
+def _say_resumed(voice: Voice, step: Step, run: Run) -> None:
+    voice.say_step("thread.run.step.completed", step)
+    voice.say("thread.run.queued", objects.shape(start.as_queued(run), objects.Run))
     voice.send()
 
 

@@ -11,7 +11,7 @@ from threadmill.api.deps import Json, ProjectId, RuntimeDep
 from threadmill.api.runs import check_ids
 from threadmill.errors import NotFound
 from threadmill.schemas import objects
-from threadmill.schemas.queries import Page, include
+from threadmill.schemas.queries import RESULT_CONTENT, Page, include
 from threadmill.store import runs, steps
 from threadmill.store.rows import Turn
 
@@ -23,13 +23,13 @@ async def list_steps(
     project_id: ProjectId, runtime: RuntimeDep, thread_id: str, run_id: str, request: Request
 ) -> Json:
     check_ids(thread_id, run_id)
-    include(request.query_params.multi_items())
+    shape = _wanted(request)
     cursor = Page.parse(request.query_params, "step")
     async with runtime.database.connection() as connection:
         rows, has_more = await steps.list_page(connection, project_id, thread_id, run_id, cursor)
         if not rows:
             await runs.get(connection, project_id, thread_id, run_id)
-    return Json(objects.page(rows, objects.Step, has_more))
+    return Json(objects.page(rows, shape, has_more))
 
 
 @router.get("/{step_id}")
@@ -42,10 +42,10 @@ async def retrieve_step(
     request: Request,
 ) -> Json:
     _check_ids(thread_id, run_id, step_id)
-    include(request.query_params.multi_items())
+    shape = _wanted(request)
     async with runtime.database.connection() as connection:
         step = await steps.get(connection, project_id, thread_id, run_id, step_id)
-    return Json(objects.shape(step, objects.Step))
+    return Json(objects.shape(step, shape))
 
 
 # Not in the original: what the model was really sent, and where the time went.
@@ -60,6 +60,11 @@ async def retrieve_request(
     if turn is None:
         raise NotFound(f"The request of run step '{step_id}' was not recorded.")
     return Json(_told(step_id, turn))
+
+
+def _wanted(request: Request) -> type[objects.Step]:
+    included = include(request.query_params.multi_items())
+    return objects.StepWithContent if RESULT_CONTENT in included else objects.Step
 
 
 def _told(step_id: str, turn: Turn) -> dict[str, Any]:
@@ -92,9 +97,16 @@ def _timings(record: dict[str, Any]) -> dict[str, float | None]:
         "connect_ms": _ms(record["sent_at"], record["headers_at"]),
         "first_token_ms": _ms(record["sent_at"], record["first_chunk_at"]),
         "generation_ms": _ms(record["first_chunk_at"], record["ended_at"]),
-        "tools_ms": _ms(record["ended_at"], record.get("answered_at")),
+        "tools_ms": _tools_ms(record),
         "database_ms": round(record["database_s"] * 1000, 3),
     }
+
+
+def _tools_ms(record: dict[str, Any]) -> float | None:
+    """From the end of the model's turn to the last output, the client's or our own."""
+    ends = [tool["ended_at"] for tool in record.get("tools", ())]
+    answered_at = record.get("answered_at") or max(ends, default=None)
+    return _ms(record["ended_at"], answered_at)
 
 
 def _ms(start: float | None, end: float | None) -> float | None:

@@ -4,8 +4,8 @@ Only the model is a stand-in, and the transcript says so.
 """
 
 import json
+import signal
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -55,15 +55,27 @@ _ANSWER_WITHIN_S = 30
 async def show(say: Say) -> None:
     """Takes about three seconds and leaves nothing behind."""
     say(INTRODUCTION)
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="threadmill-demo-") as folder:
-        async with ScriptedModel() as model, served(_settings(Path(folder), model)) as server:
-            model.answer = _answer
-            say(f"Postgres and server are up after {time.monotonic() - began:.1f} s.\n")
-            async with _client_of(server) as client:
-                run = await Conversation(client, say).hold()
-            await _read_back(server, run, say)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with tempfile.TemporaryDirectory(prefix="threadmill-demo-") as folder:
+            async with ScriptedModel() as model, served(_settings(Path(folder), model)) as server:
+                model.answer = _answer
+                try:
+                    await _perform(server, say)
+                finally:
+                    # Closing takes half a second. A Ctrl-C that came now, or once more, would let
+                    # go of a Postgres that still writes into the folder.
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
     say(WHERE_TO_GO.rstrip())
+
+
+async def _perform(server: Served, say: Say) -> None:
+    say(f"The server and its Postgres are up at {server.address}.\n")
+    async with _client_of(server) as client:
+        run = await Conversation(client, say).hold()
+    await _read_back(server, run, say)
 
 
 def _settings(folder: Path, model: ScriptedModel) -> Settings:

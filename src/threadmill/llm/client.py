@@ -40,10 +40,11 @@ ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
 class ModelError(Exception):
     """No model could answer. Code and message are what the client reads in `last_error`."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.code: ErrorCode = code
         self.message = message
+        self.status = status  # the endpoint's, if it answered
 
 
 class Try(msgspec.Struct):
@@ -385,7 +386,8 @@ class ModelClient:
             code = "rate_limit_exceeded"
         elif failure.status in _INVALID:
             code = "invalid_prompt"
-        return ModelError(code, self._words(f"Model '{model}': {failure.message}"))
+        words = self._words(f"Model '{model}': {failure.message}")
+        return ModelError(code, words, status=failure.status)
 
     def _words(self, message: str) -> str:
         """An upstream's words as clients may read them: without our keys, and not endless."""

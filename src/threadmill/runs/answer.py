@@ -5,6 +5,7 @@ before its message, a message before its deltas, one message is open at a time, 
 made before its first token.
 """
 
+import copy
 import time
 from typing import Any
 
@@ -13,7 +14,10 @@ import msgspec
 from threadmill import ids
 from threadmill.lifecycle import MessageStatus, StepStatus
 from threadmill.llm.stream import Chunk, ToolCallDelta, Usage
+from threadmill.runs import citations
+from threadmill.runs.citations import Scanner, Source, Sources
 from threadmill.runs.events import Voice, frame
+from threadmill.runs.tools import Toolbox
 from threadmill.schemas import objects
 from threadmill.store import rows
 from threadmill.store.rows import Message, Run, Step
@@ -22,15 +26,29 @@ Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
 
+class _Part(msgspec.Struct):
+    kind: str  # text or refusal
+    pieces: list[str] = []
+    annotations: list[Json] = []
+    length: int = 0  # in Unicode code points
+
+    def content(self) -> Json:
+        written = "".join(self.pieces)
+        if self.kind == "text":
+            return {"type": "text", "text": {"value": written, "annotations": self.annotations}}
+        return {"type": "refusal", "refusal": written}
+
+
 class Writing:
     """A message that is being written, with the step that stands for it."""
 
-    def __init__(self, message: Message, step: Step, voice: Voice) -> None:
+    def __init__(self, message: Message, step: Step, voice: Voice, sources: Sources) -> None:
         self.message = message
         self.step = step
         self._voice = voice
-        self._kinds: list[str] = []  # of the content parts, in their order
-        self._pieces: list[list[str]] = []
+        self._sources = sources
+        self._scanner = Scanner() if sources.are_there else None
+        self._parts: list[_Part] = []
         self._delta_head = b'event: thread.message.delta\ndata: {"id":"%b",' % message.id.encode()
         self._delta_head += b'"object":"thread.message.delta","delta":{"content":['
         self.has_news = False  # since it was last saved as a draft
@@ -38,51 +56,77 @@ class Writing:
     def add(self, kind: str, piece: str) -> None:
         """Append to the text or the refusal, and say so."""
         self.has_news = True
-        if kind in self._kinds:
-            index = self._kinds.index(kind)
-            self._pieces[index].append(piece)
-            opening = b""
+        if kind == "text" and self._scanner is not None:
+            for segment in self._scanner.feed(piece):
+                self._append(kind, segment, self._sources.cited(segment))
         else:
-            index = len(self._kinds)
-            self._kinds.append(kind)
-            self._pieces.append([piece])
-            opening = b',"annotations":[]'  # in a part's first delta only
-        if not self._voice.is_heard:
-            return
-        if kind == "text":
-            part = b'{"index":%d,"type":"text","text":{"value":%b%b}}' % (
-                index,
-                _encode(piece),
-                opening,
-            )
-        else:
-            part = b'{"index":%d,"type":"refusal","refusal":%b}' % (index, _encode(piece))
-        self._voice.say_frame(self._delta_head + part + b"]}}\n\n")
+            self._append(kind, piece, None)
+
+    def finish(self) -> list[Json]:
+        """Nothing more is written: the whole content, with what was held back until now."""
+        if self._scanner is not None and (rest := self._scanner.rest()):
+            self._append("text", rest, None)
+        return self.content()
 
     def content(self) -> list[Json]:
-        return [
-            {"type": "text", "text": {"value": "".join(pieces), "annotations": []}}
-            if kind == "text"
-            else {"type": "refusal", "refusal": "".join(pieces)}
-            for kind, pieces in zip(self._kinds, self._pieces, strict=True)
-        ]
+        return [part.content() for part in self._parts]
+
+    def _append(self, kind: str, piece: str, source: Source | None) -> None:
+        index, part = self._part(kind)
+        is_first = not part.pieces
+        delta: Json | None = None
+        if source is not None:
+            annotation = citations.annotation(source, piece, part.length)
+            delta = citations.annotation_delta(len(part.annotations), annotation, source)
+            part.annotations.append(annotation)
+        part.pieces.append(piece)
+        part.length += len(piece)
+        if self._voice.is_heard:
+            self._voice.say_frame(self._delta_head + _delta(index, kind, piece, is_first, delta))
+
+    def _part(self, kind: str) -> tuple[int, _Part]:
+        for index, part in enumerate(self._parts):
+            if part.kind == kind:
+                return index, part
+        self._parts.append(_Part(kind))
+        return len(self._parts) - 1, self._parts[-1]
+
+
+def _delta(index: int, kind: str, piece: str, is_first: bool, annotation: Json | None) -> bytes:
+    """The rest of a delta's frame. Put together by hand: it is made for every piece of text."""
+    if kind == "refusal":
+        return b'{"index":%d,"type":"refusal","refusal":%b}]}}\n\n' % (index, _encode(piece))
+    annotations = b""
+    if annotation is not None:
+        annotations = b',"annotations":[%b]' % _encode(annotation)
+    elif is_first:
+        annotations = b',"annotations":[]'  # in a part's first delta, and then no more
+    return b'{"index":%d,"type":"text","text":{"value":%b%b}}]}}\n\n' % (
+        index,
+        _encode(piece),
+        annotations,
+    )
 
 
 class Answer:
     """What one model turn has said so far."""
 
-    def __init__(self, run: Run, turn: int, voice: Voice) -> None:
+    def __init__(
+        self, run: Run, turn: int, voice: Voice, toolbox: Toolbox, sources: Sources
+    ) -> None:
         self._run = run
         self._turn = turn
         self._voice = voice
+        self._toolbox = toolbox
+        self._sources = sources
         self.writing: Writing | None = None  # the open message
         self.calling: Step | None = None  # the open step of tool calls
+        self._names: list[str] = []  # of the called functions, as the model knows them
         self._arguments: list[list[str]] = []
         self._telling = 0  # the call whose deltas are told now; those of later ones are held
         self._held: list[Json] = []
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
-        self.length_characters = 0  # of all that the model wrote, to estimate a missing usage
 
     def feed(self, chunk: Chunk) -> None:
         """Take the next piece. A message that is open must be closed before tool calls come."""
@@ -105,11 +149,36 @@ class Answer:
             return []
         calls: list[Json] = self.calling.step_details["tool_calls"]
         for call, pieces in zip(calls, self._arguments, strict=True):
-            call["function"]["arguments"] = "".join(pieces)
+            if call["type"] == "function":
+                call["function"]["arguments"] = "".join(pieces)
         return calls
 
+    @property
+    def function_calls(self) -> list[Json]:
+        """Those that the client has to answer."""
+        return [call for call in self.calls if call["type"] == "function"]
+
+    @property
+    def own_calls(self) -> list[tuple[Json, str, str]]:
+        """Calls of the server's own tools, with the function's name and the arguments."""
+        return [
+            (call, name, "".join(pieces))
+            for call, name, pieces in zip(self.calls, self._names, self._arguments, strict=True)
+            if call["type"] != "function"
+        ]
+
+    @property
+    def written(self) -> str:
+        """All that the model wrote in this turn, to count its tokens by."""
+        parts = self.writing.content() if self.writing else []
+        texts = [part.get("refusal") or part["text"]["value"] for part in parts]
+        calls = [
+            "".join([name, *pieces])
+            for name, pieces in zip(self._names, self._arguments, strict=True)
+        ]
+        return "\n".join(texts + calls)
+
     def _write(self, kind: str, piece: str) -> None:
-        self.length_characters += len(piece)
         if self.writing is None:
             self.writing = self._open_message()
         self.writing.add(kind, piece)
@@ -141,7 +210,7 @@ class Answer:
             seen = objects.shape(message, objects.Message)
             self._voice.say("thread.message.created", seen)
             self._voice.say("thread.message.in_progress", seen)
-        return Writing(message, step, self._voice)
+        return Writing(message, step, self._voice, self._sources)
 
     def _open_step(self, kind: str, details: Json, now: int) -> Step:
         run = self._run
@@ -177,18 +246,23 @@ class Answer:
             details: Json = {"type": "tool_calls", "tool_calls": []}
             self.calling = self._open_step("tool_calls", details, int(time.time()))
         calls = self.calling.step_details["tool_calls"]
-        self.length_characters += len(delta.arguments)
         if delta.index == len(calls):
-            name = delta.name or ""
-            self.length_characters += len(name)
-            function: Json = {"name": name, "arguments": "", "output": None}
-            calls.append({"id": delta.id, "type": "function", "function": function})
-            self._arguments.append([])
-            self._say_call({"index": delta.index, **calls[-1], "function": dict(function)})
+            calls.append(self._open_call(delta))
+            self._say_call({"index": delta.index, **copy.deepcopy(calls[-1])})
         if delta.arguments:
             self._arguments[delta.index].append(delta.arguments)
-            written = {"arguments": delta.arguments}
-            self._say_call({"index": delta.index, "type": "function", "function": written})
+            if calls[delta.index]["type"] == "function":
+                written = {"arguments": delta.arguments}
+                self._say_call({"index": delta.index, "type": "function", "function": written})
+
+    def _open_call(self, delta: ToolCallDelta) -> Json:
+        name = delta.name or ""
+        self._names.append(name)
+        self._arguments.append([])
+        if self._toolbox.is_own(name):
+            return self._toolbox.opened(name, delta.id or ids.new("call"))
+        function: Json = {"name": name, "arguments": "", "output": None}
+        return {"id": delta.id, "type": "function", "function": function}
 
     def _say_call(self, call: Json) -> None:
         """One call after the other: for the SDKs' helpers the next one's first delta ends a call,

@@ -37,10 +37,14 @@ def prompt_limit(run: Run, context_window_tokens: int) -> int:
     return limit
 
 
-async def fit(run: Run, entries: list[Entry], limit_tokens: int, count_many: CountMany) -> Fitted:
-    """Choose what fits into `limit_tokens`; raises OverBudget if what is needed does not."""
+async def fit(
+    run: Run, entries: list[Entry], frame: str, limit_tokens: int, count_many: CountMany
+) -> Fitted:
+    """Choose what fits into `limit_tokens`; raises OverBudget if what is needed does not.
+
+    `frame`: what is in every prompt of the run and never dropped: instructions and tools.
+    """
     texts = [prompt.text_of(entry.messages) for entry in entries]
-    frame = prompt.frame_text(run)
     overhead = sum(entry.image_tokens + _overhead(entry) for entry in entries)
     most = sum(_byte_length(text) for text in texts) + _byte_length(frame) + overhead
     if most <= limit_tokens:

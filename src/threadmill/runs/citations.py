@@ -1,5 +1,5 @@
-"""Citations: the markers 【m:n†name】 that stand before each passage given to the model, and that it
-repeats where it used one.
+"""Citations: the markers 【m:n†name】 that stand before each passage given to the model, and that
+it repeats where it used one.
 
 A marker reaches the client whole and with its annotation, so text that may be the beginning of one
 is held back until it is clear. What the model made up is plain text.
@@ -122,7 +122,8 @@ def _joined(segments: list[str]) -> list[str]:
 
 
 def annotation(source: Source, text: str, start: int) -> Json:
-    """As it stands in the finished message. Offsets count Unicode code points, the end exclusive."""
+    """As it stands in the finished message. Offsets count Unicode code points; the end is
+    exclusive."""
     return {
         "type": "file_citation",
         "text": text,

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from threadmill.store.rows import Run
+from threadmill.schemas import objects
+from threadmill.store.rows import Run, Step
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,7 +42,8 @@ CUT_SHORT = frame("error", {"error": _CUT_SHORT})  # nested, or the SDKs do not 
 class Listener:
     """The events of one run on their way to one client."""
 
-    def __init__(self, backlog_max_bytes: int) -> None:
+    def __init__(self, backlog_max_bytes: int, *, shows_content: bool = False) -> None:
+        self.shows_content = shows_content  # of the results of file_search
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0
         self._backlog_max_bytes = backlog_max_bytes
@@ -120,8 +122,8 @@ class Events:
         self._backlog_max_bytes = backlog_max_bytes
         self._listeners: dict[str, list[Listener]] = {}
 
-    def listen(self, channel: str) -> Listener:
-        listener = Listener(self._backlog_max_bytes)
+    def listen(self, channel: str, *, shows_content: bool = False) -> Listener:
+        listener = Listener(self._backlog_max_bytes, shows_content=shows_content)
         self._listeners.setdefault(channel, []).append(listener)
         return listener
 
@@ -135,6 +137,9 @@ class Events:
 
     def has_listeners(self, channel: str) -> bool:
         return channel in self._listeners
+
+    def shows_content(self, channel: str) -> bool:
+        return any(listener.shows_content for listener in self._listeners.get(channel, ()))
 
     def publish(self, channel: str, frames: Iterable[bytes]) -> None:
         """Frames that are ready together leave together: one send instead of many."""
@@ -165,6 +170,12 @@ class Voice:
     def say(self, name: str, data: Any) -> None:
         if self.is_heard:
             self._frames.append(frame(name, data))
+
+    def say_step(self, name: str, step: Step) -> None:
+        if self.is_heard:
+            shows_content = self._events.shows_content(self._channel)
+            wanted = objects.StepWithContent if shows_content else objects.Step
+            self._frames.append(frame(name, objects.shape(step, wanted)))
 
     def say_frame(self, ready: bytes) -> None:
         self._frames.append(ready)

@@ -15,25 +15,26 @@ import orjson
 import stamina
 import structlog
 
-from threadmill.errors import NotFound
+from threadmill.errors import InvalidRequest
 from threadmill.lifecycle import ENDED, RunStatus, StepStatus
 from threadmill.llm.client import ModelError, TurnRecord
 from threadmill.llm.stream import Usage
-from threadmill.runs import budget, prompt
+from threadmill.runs import prompt, tools
 from threadmill.runs.answer import Answer, close_message, close_step, usage_of
+from threadmill.runs.budget import OverBudget
+from threadmill.runs.context import Context, UnfitPrompt
 from threadmill.runs.events import Voice
 from threadmill.runs.interrupt import Interrupt, Interrupted, Reason
 from threadmill.runtime import Runtime
 from threadmill.schemas import objects
-from threadmill.store import files, messages, runs
+from threadmill.store import runs
 from threadmill.store.database import Unreachable
-from threadmill.store.rows import Message, Run, Step, Turn
+from threadmill.store.rows import Run, Turn, VectorStore
 from threadmill.store.runs import Progress
 
 Json = dict[str, Any]
 log = structlog.get_logger()
 
-_HISTORY_MAX_MESSAGES = 20_000  # of a thread that are read for a prompt
 _WRITE_ATTEMPTS = 10  # while the database cannot be reached
 _LARGE_REQUEST_BYTES = 64 * 1024  # compressed in a thread, so that other streams go on
 
@@ -69,12 +70,12 @@ class Execution:
         self._runtime = runtime
         self._voice = voice
         self._claimed_at = time.time()
-        self._history: list[Message] | None = None
-        self._steps: list[Step] = []  # what the run has done so far
+        self._context = Context(runtime, run)
+        self._stores: list[VectorStore] = []  # that file_search looks into
         self._left_open: Progress = Progress()  # by an execution that ended before its time
         self._answer: Answer | None = None
         self._record: TurnRecord | None = None
-        self._dropped: list[str] = []
+        self._tools_used: list[Json] = []  # in this turn: what, when, and what came of it
         self._prompt_s = 0.0
         self._database_s = 0.0
 
@@ -125,13 +126,7 @@ class Execution:
         be closed waits for no slot."""
         run = self.run
         if run.claims > 1:  # somebody was here before us
-            async with self._runtime.database.connection() as connection:
-                made, self._steps = await runs.open_work(connection, run.id)
-            self._left_open = Progress(
-                messages=[message for message in made if message.status == "in_progress"],
-                steps=[step for step in self._steps if step.status == StepStatus.IN_PROGRESS],
-            )
-            run.turns = max([run.turns, *(step.turn for step in self._steps)])
+            self._left_open = await self._context.recover()
         if run.status == RunStatus.CANCELLING:
             raise Interrupted(Reason.CANCEL)
         if run.expires_at <= time.time():
@@ -144,9 +139,8 @@ class Execution:
                 "server_error",
                 f"The run was started {run.attempts - 1} times without getting any further.",
             )
-        for tool in run.tools:
-            if tool["type"] != "function":
-                raise Failed("server_error", f"This server cannot run the tool '{tool['type']}'.")
+        if any(tool["type"] == "code_interpreter" for tool in run.tools):
+            raise Failed("server_error", "This server cannot run the tool 'code_interpreter'.")
         if run.status == RunStatus.QUEUED:
             run.started_at = int(time.time())
         if self._left_open.steps or run.status == RunStatus.QUEUED:
@@ -155,6 +149,18 @@ class Execution:
             self._left_open = Progress()
         self._voice.say("thread.run.in_progress", objects.shape(run, objects.Run))
         self._voice.send()
+        if self._context.toolbox.searches_files:
+            await self._find_stores()
+
+    async def _find_stores(self) -> None:
+        """The assistant's store and the thread's. Files just attached to the thread are waited for,
+        for a while."""
+        try:
+            self._stores, of_thread = await tools.stores_of(self._runtime, self.run)
+        except InvalidRequest as expired:
+            raise Failed("server_error", expired.message) from None
+        with self.interrupt.may_strike():
+            await tools.indexed(self._runtime, of_thread)
 
     async def _turn(self) -> bool:
         """One call of the model and what follows from it. True if another one has to come."""
@@ -164,89 +170,24 @@ class Execution:
         if run.max_completion_tokens and run.completion_tokens >= run.max_completion_tokens:
             raise Incomplete("max_completion_tokens")
         self._answer = self._record = None
+        self._tools_used = []
         started = time.perf_counter()
-        body = await self._prompt()
+        body = await self._request_body()
         self._prompt_s = time.perf_counter() - started
         run.turns += 1
-        self._answer = Answer(run, run.turns, self._voice)
+        context = self._context
+        self._answer = Answer(run, run.turns, self._voice, context.toolbox, context.sources)
         self._record = TurnRecord()
         await self._listen(self._answer, body)
         return await self._settle(self._answer)
 
-    async def _prompt(self) -> Json:
-        run, runtime = self.run, self._runtime
-        entries = await prompt.entries(
-            run,
-            await self._read_history(),
-            self._steps,
-            await self._file_names(),
-            self._load_image,
-        )
-        route = runtime.models.route(run.model)
-        if route is None:
-            raise Failed("server_error", f"The requested model '{run.model}' does not exist.")
-        limit = budget.prompt_limit(run, route.context_window_tokens)
+    async def _request_body(self) -> Json:
         try:
-            fitted = await budget.fit(run, entries, limit, runtime.tokens.count_many)
-        except budget.OverBudget:
-            if run.max_prompt_tokens is None:
-                raise Failed(
-                    "invalid_prompt",
-                    f"The prompt does not fit into the {route.context_window_tokens} tokens"
-                    f" of the model '{run.model}'.",
-                ) from None
+            return await self._context.request_body()
+        except UnfitPrompt as unfit:
+            raise Failed("invalid_prompt", str(unfit)) from None
+        except OverBudget:
             raise Incomplete("max_prompt_tokens") from None
-        if fitted.counted and runtime.tokens.state(run.model).exact:
-            async with runtime.database.connection() as connection:
-                await messages.save_token_counts(connection, fitted.counted)
-        self._dropped = fitted.dropped
-        # Turns that an earlier execution left unfinished do not count.
-        has_called = any(step.type == "tool_calls" for step in self._steps if step.completed_at)
-        return prompt.request_body(run, fitted.entries, is_first_turn=not has_called)
-
-    async def _read_history(self) -> list[Message]:
-        if self._history is None:
-            run, strategy = self.run, self.run.truncation_strategy
-            newest = strategy.get("last_messages") or _HISTORY_MAX_MESSAGES
-            written = sum(step.type == "message_creation" for step in self._steps)
-            started = time.perf_counter()
-            async with self._runtime.database.connection() as connection:
-                history = await messages.history(connection, run.thread_id, newest + written)
-                # What this run has written comes on top of the newest of the thread.
-                own = [message for message in history if message.run_id == run.id]
-                told = [message for message in history if message.run_id != run.id][-newest:]
-                if len(told) == _HISTORY_MAX_MESSAGES and strategy["type"] == "auto":
-                    first = await messages.first(connection, run.thread_id)
-                    told = [first, *told] if first and first.id != told[0].id else told
-            self._database_s += time.perf_counter() - started
-            self._history = told + own
-        return self._history
-
-    async def _file_names(self) -> dict[str, str]:
-        attached = {
-            attachment["file_id"]
-            for message in self._history or []
-            for attachment in message.attachments
-        }
-        if not attached:
-            return {}
-        async with self._runtime.database.connection() as connection:
-            return await files.names(connection, self.run.project_id, sorted(attached))
-
-    async def _load_image(self, file_id: str) -> bytes:
-        limit = self._runtime.settings.image_max_bytes
-        try:
-            async with self._runtime.database.connection() as connection:
-                file = await files.get(connection, self.run.project_id, file_id)
-            if file.bytes > limit:
-                raise prompt.Unreadable(f"it is larger than {limit} bytes")
-            image = await self._runtime.blobs.read(file_id)
-            prompt.image_type(image)
-        except (NotFound, prompt.Unreadable) as fault:
-            raise Failed(
-                "invalid_prompt", f"The image '{file_id}' cannot be used: {fault}"
-            ) from None
-        return image
 
     async def _listen(self, answer: Answer, body: Json) -> None:
         """Let the model speak, and pass on what it says."""
@@ -268,13 +209,14 @@ class Execution:
         """The text is over and tool calls follow: a step of its own, saved before it is said."""
         assert answer.writing is not None
         writing = answer.writing
-        close_message(writing.message, writing.content(), None)
+        close_message(writing.message, writing.finish(), None)
         close_step(writing.step, StepStatus.COMPLETED)
         self.run.attempts = 0  # it got further
-        await self._advance(RunStatus.IN_PROGRESS, Progress([writing.message], [writing.step]))
+        progress = Progress([writing.message], [writing.step])
+        await self._advance(RunStatus.IN_PROGRESS, progress)
         answer.writing = None  # not before: who comes first with a cancel has it still to close
-        self._remember(writing.message, writing.step)
-        self._say_closed([writing.message], [writing.step])
+        self._context.remember(progress)
+        self._say_closed(progress)
 
     async def _settle(self, answer: Answer) -> bool:
         """The model is done for this turn: save what came of it and decide how it goes on."""
@@ -283,11 +225,15 @@ class Execution:
             raise Incomplete("content_filter")
         if answer.finish_reason == "length" or (answer.calls and self._completion_budget_is_spent):
             raise Incomplete("max_completion_tokens")
-        if answer.calls:
-            await self._ask_client(answer)
-        else:
+        if not answer.calls:
             await self._finish(RunStatus.COMPLETED, StepStatus.COMPLETED, None)
-        return False
+            return False
+        await self._use_tools(answer)
+        if answer.function_calls:
+            await self._ask_client(answer)
+            return False
+        await self._close_turn(answer)
+        return True
 
     @property
     def _completion_budget_is_spent(self) -> bool:
@@ -314,14 +260,45 @@ class Execution:
         """The endpoint did not say what the turn took: count it ourselves."""
         assert self._record is not None
         sent = orjson.loads(self._record.request or b"{}").get("messages", [])
-        written = [part.get("refusal") or part["text"]["value"] for part in _content(answer)]
-        written += [
-            call["function"]["name"] + call["function"]["arguments"] for call in answer.calls
-        ]
-        texts = [prompt.text_of(sent) + prompt.tools_text(self.run), "\n".join(written)]
+        texts = [prompt.text_of(sent) + self._context.toolbox.text(), answer.written]
         asked, said = await self._runtime.tokens.count_many(texts, self.run.model)
         asked += prompt.MESSAGE_OVERHEAD_TOKENS * len(sent)
         return Usage(prompt_tokens=asked, completion_tokens=said, total_tokens=asked + said)
+
+    async def _use_tools(self, answer: Answer) -> None:
+        """Run the calls of our own tools, one after the other, and put their results into the step.
+        Calls of functions in the same turn wait for that: their client is asked afterwards."""
+        step = answer.calling
+        assert step is not None
+        for at, (call, name, arguments) in enumerate(answer.own_calls):
+            started_at = time.time()
+            with self.interrupt.may_strike():
+                use = await tools.search_files(
+                    self._runtime,
+                    self.run,
+                    self._stores,
+                    self._context.toolbox.options(name),
+                    arguments,
+                    self._context.sources,
+                    wanted_m=self._context.prompt_length + 1 + at,
+                )
+            call[tools.FILE_SEARCH]["results"] = use.results
+            step.given = (step.given or {}) | {call["id"]: {"name": name} | use.given}
+            self._tools_used.append(
+                {"call_id": call["id"], "started_at": started_at, "ended_at": time.time()}
+            )
+
+    async def _close_turn(self, answer: Answer) -> None:
+        """All that the turn called is done: save it, and the model goes on."""
+        progress = Progress()
+        self._close_answer(answer, progress, StepStatus.COMPLETED, None)
+        progress.turn = await self._turn_row()
+        self.run.attempts = 0  # it got further
+        await self._advance(RunStatus.IN_PROGRESS, progress)
+        self._answer = None
+        self._context.remember(progress)
+        self._say_closed(progress)
+        self._voice.send()
 
     async def _ask_client(self, answer: Answer) -> None:
         """The model calls functions: the run waits, held by nobody, until the client answers."""
@@ -336,7 +313,7 @@ class Execution:
                     "arguments": call["function"]["arguments"],
                 },
             }
-            for call in answer.calls
+            for call in answer.function_calls
         ]
         progress = Progress()
         self._close_answer(answer, progress, StepStatus.COMPLETED, None)
@@ -349,7 +326,7 @@ class Execution:
             "submit_tool_outputs": {"tool_calls": calls},
         }
         await self._advance(RunStatus.REQUIRES_ACTION, progress)
-        self._say_closed(progress.messages, progress.steps[:-1])
+        self._say_closed(Progress(progress.messages, progress.steps[:-1]))
         self._voice.say("thread.run.requires_action", objects.shape(run, objects.Run))
         self._voice.end()
 
@@ -365,7 +342,7 @@ class Execution:
             progress.turn = await self._turn_row()
         _stamp(self.run, to)
         await self._advance(to, progress)
-        self._say_closed(progress.messages, progress.steps)
+        self._say_closed(progress)
         self._voice.say(f"thread.run.{to.value}", objects.shape(self.run, objects.Run))
         self._voice.end()
 
@@ -408,7 +385,7 @@ class Execution:
         if progress.steps:
             progress.turn = await self._turn_row()
             await self._advance(RunStatus.IN_PROGRESS, progress)
-            self._say_closed(progress.messages, progress.steps)
+            self._say_closed(progress)
         async with self._runtime.database.connection() as connection:
             await runs.hand_back(connection, self.run.id, self.run.claims)
         self._voice.break_off()
@@ -424,7 +401,7 @@ class Execution:
         if answer.writing is not None:
             writing = answer.writing
             told = "max_tokens" if reason in _TOKEN_BUDGETS else reason
-            close_message(writing.message, writing.content(), told)
+            close_message(writing.message, writing.finish(), told)
             close_step(writing.step, step_status, error)
             progress.messages.append(writing.message)
             progress.steps.append(writing.step)
@@ -448,18 +425,12 @@ class Execution:
         is_known = error["code"] in ("server_error", "rate_limit_exceeded")
         return error if is_known else error | {"code": "server_error"}
 
-    def _remember(self, message: Message, step: Step) -> None:
-        """For the prompt of the next turn."""
-        assert self._history is not None
-        self._history.append(message)
-        self._steps.append(step)
-
-    def _say_closed(self, closed: list[Message], steps: list[Step]) -> None:
-        for message in closed:
+    def _say_closed(self, closed: Progress) -> None:
+        for message in closed.messages:
             shaped = objects.shape(message, objects.Message)
             self._voice.say(f"thread.message.{message.status}", shaped)
-        for step in steps:
-            self._voice.say(f"thread.run.step.{step.status}", objects.shape(step, objects.Step))
+        for step in closed.steps:
+            self._voice.say_step(f"thread.run.step.{step.status}", step)
 
     async def _turn_row(self) -> Turn | None:
         record, run = self._record, self.run
@@ -480,7 +451,7 @@ class Execution:
             "queued_at": self.run.queued_at,
             "claimed_at": self._claimed_at,
             "prompt_s": self._prompt_s,
-            "database_s": self._database_s,
+            "database_s": self._database_s + self._context.database_s,
             "sent_at": record.sent_at,
             "headers_at": record.headers_at,
             "first_chunk_at": record.first_chunk_at,
@@ -489,7 +460,8 @@ class Execution:
             "upstream_base_url": record.base_url,
             "tries": [msgspec.structs.asdict(one) for one in record.tries],
             "finish_reason": answer.finish_reason if answer else None,
-            "dropped_messages": self._dropped,
+            "dropped_messages": self._context.dropped,
+            "tools": self._tools_used,
             "usage": usage_of(answer.usage) if answer and answer.usage else None,
         }
 
@@ -540,7 +512,3 @@ def _stamp(run: Run, to: RunStatus) -> None:
 
 
 _TOKEN_BUDGETS = frozenset({"max_completion_tokens", "max_prompt_tokens"})
-
-
-def _content(answer: Answer) -> list[Json]:
-    return answer.writing.content() if answer.writing else []

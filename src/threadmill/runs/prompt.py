@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-import orjson
 
 from threadmill.lifecycle import MessageStatus
+from threadmill.runs.tools import Toolbox
 from threadmill.store.rows import Message, Run, Step
 
 Json = dict[str, Any]
@@ -45,14 +45,14 @@ class Unreadable(Exception):
     """The prompt cannot be built: an image is gone, say."""
 
 
-def request_body(run: Run, entries: list[Entry], *, is_first_turn: bool) -> Json:
+def request_body(run: Run, toolbox: Toolbox, entries: list[Entry], *, is_first_turn: bool) -> Json:
     """The chat completions request, without the model's name and the streaming options."""
     body: Json = {"messages": system_messages(run)}
     for entry in entries:
         body["messages"] += entry.messages
-    if tools := function_tools(run):
+    if tools := toolbox.functions():
         body["tools"] = tools
-        choice = tool_choice(run, is_first_turn=is_first_turn)
+        choice = toolbox.choice(is_first_turn=is_first_turn)
         if choice != "auto":
             body["tool_choice"] = choice
         if not run.parallel_tool_calls:
@@ -72,26 +72,6 @@ def request_body(run: Run, entries: list[Entry], *, is_first_turn: bool) -> Json
 
 def system_messages(run: Run) -> list[Json]:
     return [{"role": "system", "content": run.instructions}] if run.instructions else []
-
-
-def function_tools(run: Run) -> list[Json]:
-    tools = []
-    for tool in run.tools:
-        if tool["type"] == "function":
-            function = {
-                name: value for name, value in tool["function"].items() if value is not None
-            }
-            if not function.get("strict"):
-                function.pop("strict", None)  # some servers refuse what they do not know
-            tools.append({"type": "function", "function": function})
-    return tools
-
-
-def tool_choice(run: Run, *, is_first_turn: bool) -> Any:
-    """A forced tool holds for the first turn only, or the run would never come to an answer."""
-    if run.tool_choice in ("auto", "none") or is_first_turn:
-        return run.tool_choice
-    return "auto"
 
 
 async def entries(
@@ -208,17 +188,14 @@ def _add_step(messages: list[Json], step: Step, own: Mapping[str, Message]) -> N
             messages.pop(0)
         return
     for call in step.step_details["tool_calls"]:
-        function = call["function"]
+        # What one of our own tools was given and gave is kept beside the step.
+        used = call["function"] if call["type"] == "function" else (step.given or {})[call["id"]]
+        called = {"name": used["name"], "arguments": used["arguments"]}
         said.setdefault("tool_calls", []).append(
-            {
-                "id": call["id"],
-                "type": "function",
-                "function": {"name": function["name"], "arguments": function["arguments"]},
-            }
+            {"id": call["id"], "type": "function", "function": called}
         )
-        messages.append(
-            {"role": "tool", "tool_call_id": call["id"], "content": function["output"] or ""}
-        )
+        output = used["output"] or ""
+        messages.append({"role": "tool", "tool_call_id": call["id"], "content": output})
 
 
 def text_of(messages: list[Json]) -> str:
@@ -233,13 +210,3 @@ def text_of(messages: list[Json]) -> str:
         for call in message.get("tool_calls", ()):
             texts += [call["function"]["name"], call["function"]["arguments"]]
     return "\n".join(texts)
-
-
-def frame_text(run: Run) -> str:
-    """Instructions and tool definitions: what is in every prompt of the run and never dropped."""
-    return (run.instructions or "") + tools_text(run)
-
-
-def tools_text(run: Run) -> str:
-    tools = function_tools(run)
-    return orjson.dumps(tools).decode() if tools else ""

@@ -120,6 +120,32 @@ class Step(msgspec.Struct):
     def __post_init__(self) -> None:
         if self.status == "in_progress":
             self.usage = None  # known already while the client is waited for, but not told yet
+        if not self.shows_content and self.type == "tool_calls":
+            self.step_details = _without_content(self.step_details)
+
+    @property
+    def shows_content(self) -> bool:
+        """Whether the results of file_search come with their text: only on demand."""
+        return False
+
+
+class StepWithContent(Step):
+    @property
+    def shows_content(self) -> bool:
+        return True
+
+
+def _without_content(step_details: Json) -> Json:
+    calls = []
+    for call in step_details["tool_calls"]:
+        if call["type"] == "file_search":
+            results = [
+                {name: value for name, value in result.items() if name != "content"}
+                for result in call["file_search"]["results"]
+            ]
+            call = call | {"file_search": call["file_search"] | {"results": results}}
+        calls.append(call)
+    return step_details | {"tool_calls": calls}
 
 
 class File(msgspec.Struct):

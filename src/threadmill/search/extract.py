@@ -8,6 +8,7 @@ document could be after: no database, no keys in its environment.
 
 import contextlib
 import ctypes
+import errno
 import gc
 import os
 import resource
@@ -34,6 +35,8 @@ _SPARE_BYTES = 32 * 1024**2  # what a child that is out of memory may still take
 _NICENESS = 5  # streams of tokens to clients go first
 _SAMPLES = 32
 _SAMPLE_BYTES = 8 * 1024
+
+_DISK_ERRORS = (errno.EIO, errno.ESTALE)  # all others come of offsets that a document names
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -164,11 +167,11 @@ def _live(zygote: int, job: frames.Job, file: int, stream: int, split: Split) ->
             send(_failed(error))
         except RecursionError:
             send(_failed(invalid("it is nested too deeply")))
-        except OSError as error:
-            send(_failed(Unreadable("server_error", f"The file could not be read: {error}.")))
         except Exception as error:  # whatever a library says of a file that it does not understand
-            reason = f"it is damaged ({type(error).__name__}: {error})"
-            send(_failed(invalid(reason)))
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                send(_failed(Unreadable("server_error", f"The file could not be read: {error}.")))
+            else:
+                send(_failed(invalid(f"it is damaged ({type(error).__name__}: {error})")))
     finally:
         os._exit(0)
 

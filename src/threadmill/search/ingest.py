@@ -1,4 +1,4 @@
-"""Files of vector stores on their way in: claimed like runs, read, embedded, and put down in batches.
+"""Files of vector stores on their way in: claimed like runs, read, embedded, written in batches.
 
 Each batch is one transaction that is written under the claim, so that a process that dies leaves
 whole batches, and the next one goes on behind the last of them.

@@ -446,7 +446,8 @@ postings = Table(
     Column("term", Text(collation="C"), nullable=False),
     # Of each chunk: its id, how often it says the term, how many words it has (store/postings.py).
     Column("entries", ARRAY(BigInteger), nullable=False),
-    Index(None, "store_seq", "term"),
+    # The count is in the index, so that a frequent term is known as such without reading its rows.
+    Index(None, "store_seq", "term", postgresql_include=["chunk_count"]),
     Index(None, "segment_id"),
 )
 

@@ -8,7 +8,7 @@ import pypdfium2
 
 from threadmill.search.formats.kinds import Passage, invalid
 
-_WRONG_PASSWORD = 4  # FPDF_ERR_PASSWORD
+_ENCRYPTED = (4, 5)  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 # pdfium's sign for a hyphen at the end of a line, where one word was broken in two.
 _BROKEN_WORD = re.compile("[\x02\ufffe](?:\r?\n)?")
 
@@ -33,7 +33,7 @@ def _texts(file: BinaryIO) -> Iterator[tuple[int, str]]:
         document = pypdfium2.PdfDocument(file)
         count = len(document)
     except pypdfium2.PdfiumError as error:
-        if error.err_code == _WRONG_PASSWORD:
+        if error.err_code in _ENCRYPTED:
             raise invalid("it is encrypted; remove its password first") from error
         yield from _texts_by_pypdf(file)
         return

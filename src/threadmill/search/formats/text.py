@@ -225,5 +225,5 @@ def _named(header: list[str], row: list[str]) -> str:
 
 
 def _bare(row: list[str]) -> str:
-    cells = [cell.strip() for cell in row]
-    return " | ".join(cells) + "\n" if any(cells) else ""
+    cells = [cell.strip() for cell in row if cell.strip()]
+    return " | ".join(cells) + "\n" if cells else ""
