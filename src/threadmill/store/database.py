@@ -78,8 +78,8 @@ async def connect(url: str) -> AsyncIterator[Connection]:
 
 
 async def prepare(connection: Connection) -> None:
-    # One type for every integer: else each mixture of int2, int4 and int8 is a statement to prepare.
     connection.prepared_max = _PREPARED_MAX
+    # One type for all integers, or each mixture of int2, int4 and int8 is a statement of its own.
     connection.adapters.register_dumper(int, Int8Dumper)
     psycopg.types.json.set_json_loads(orjson.loads, connection)
     psycopg.types.json.set_json_dumps(orjson.dumps, connection)
