@@ -11,6 +11,8 @@ import openai
 import psycopg
 import pytest
 import pytest_asyncio
+
+from shelf import Archive, Shelf, new_project, new_shelf
 from threadmill.app import Served, served
 from threadmill.demo.scripted_model import ScriptedModel
 from threadmill.embedded_postgres import EmbeddedPostgres
@@ -108,6 +110,40 @@ async def client(server: Served) -> AsyncIterator[openai.AsyncOpenAI]:
         api_key="any", base_url=f"{server.address}/v1", max_retries=0
     ) as client:
         yield client
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def archive(
+    postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Archive]:
+    """A server with embeddings that tests share, all in the loop of the session."""
+    name = f"{template}_archive"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    database = Database(_url_of(postgres, name))
+    await database.open()
+    await new_project(database)  # or the server would demand no key in its first seconds
+    async with ScriptedModel() as model:
+        settings = Settings(
+            database_url=database.url,
+            data_dir=tmp_path_factory.mktemp("archive"),
+            port=0,
+            model_base_url=model.base_url,
+            model_max_retry_wait_s=0.05,
+            embedding_model="hashing",
+            drain_timeout_s=2,
+        )
+        async with served(settings) as server:
+            yield Archive(server, model, database)
+    await database.close()
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shelf(archive: Archive) -> AsyncIterator[Shelf]:
+    async with new_shelf(archive) as shelf:
+        yield shelf
 
 
 def _url_of(server: str, database: str) -> str:

@@ -1,8 +1,8 @@
 """vector stores and uploads"""
 
 import sqlalchemy as sa
-from pgvector.sqlalchemy import HALFVEC
 from alembic import op
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy.dialects import postgresql
 
 revision = "0002"

@@ -3,6 +3,8 @@ import hashlib
 import io
 import os
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -44,11 +46,10 @@ def form(*fields: tuple[str, bytes]) -> bytes:
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
 
-async def send_part(wire: Wire, upload_id: str, raw: bytes) -> Answer:
+async def send_part(wire: Wire, upload_id: str, raw: bytes | AsyncIterator[bytes]) -> Answer:
     headers = wire.headers | {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
-    return await wire.send(
-        "POST", f"/uploads/{upload_id}/parts", raw=io.BytesIO(raw), headers=headers
-    )
+    data = io.BytesIO(raw) if isinstance(raw, bytes) else raw
+    return await wire.send("POST", f"/uploads/{upload_id}/parts", raw=data, headers=headers)
 
 
 async def add(wire: Wire, upload_id: str, content: bytes) -> str:
@@ -158,6 +159,36 @@ async def test_a_part_of_64_megabytes_is_taken_and_no_larger_one(wire: Wire) -> 
         413, f"Invalid 'data': it is larger than {64 * MEGABYTE} bytes.", "data"
     )
     await wire.post(f"/uploads/{upload['id']}/complete", {"part_ids": [part_id]})
+
+
+async def test_an_upload_is_never_whole_in_memory(wire: Wire) -> None:
+    upload = await wire.post("/uploads", wanted(bytes=200 * MEGABYTE))
+    head, tail = form(("data", b"|")).split(b"|")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield head
+        for _ in range(50):
+            yield bytes(MEGABYTE)
+        yield tail
+
+    before = peak_bytes(forget=True)
+    part_ids = []
+    for _ in range(4):
+        answer = await send_part(wire, upload["id"], body())
+        assert answer.status == 200
+        part_ids.append(answer.json["id"])
+    done = await wire.post(f"/uploads/{upload['id']}/complete", {"part_ids": part_ids})
+    assert done["file"]["bytes"] == 200 * MEGABYTE
+    assert peak_bytes() - before < 60 * MEGABYTE
+    await wire.delete(f"/files/{done['file']['id']}")
+
+
+def peak_bytes(*, forget: bool = False) -> int:
+    """The most memory that this process, with the server in it, has had since it last forgot."""
+    if forget:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 # --- what is refused ---

@@ -196,6 +196,27 @@ async def test_a_cancelled_file_can_be_attached_again(
     assert file["status"] == "in_progress"
 
 
+async def test_a_store_that_is_deleted_while_its_batch_is_cancelled(
+    wire: Wire, stores: Stores
+) -> None:
+    file_ids = await stores.add_files(3)
+    for _ in range(5):
+        store = await wire.post("/vector_stores")
+        path = f"/vector_stores/{store['id']}"
+        batches = [
+            (await wire.post(f"{path}/file_batches", {"file_ids": file_ids}))["id"]
+            for _ in range(3)
+        ]
+        *cancelled, deleted = await asyncio.gather(
+            *(wire.send("POST", f"{path}/file_batches/{one}/cancel") for one in batches),
+            wire.send("DELETE", path),
+        )
+        assert deleted.status == 200
+        gone = Refusal(404, f"No vector store found with id '{store['id']}'.")
+        for answer in cancelled:
+            assert answer.status == 200 or answer.refusal == gone
+
+
 # --- what is refused ---
 
 

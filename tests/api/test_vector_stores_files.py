@@ -11,6 +11,8 @@ from api.conftest import Shared
 from api.stores import Stores
 from api.wire import Refusal, Wire
 from threadmill.search import expiry
+from threadmill.search.resources import FILES_WAIT
+from threadmill.store.notify import Hints
 
 Json = dict[str, Any]
 
@@ -249,6 +251,35 @@ async def test_a_deleted_file_is_out_of_every_store(
         assert await stores.count_chunks(store_id) == 1
         store = await wire.get(f"/vector_stores/{store_id}")
         assert (store["file_counts"]["total"], store["usage_bytes"]) == (1, 3)
+
+
+async def test_every_process_hears_that_files_wait(
+    wire: Wire, stores: Stores, shared: Shared
+) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    hints = Hints(shared.database.url, heard.put_nowait)
+    listening = asyncio.create_task(hints.run())
+    await hints.listening.wait()
+    thread = {"file_ids": [await stores.add_file()]}
+    attached = {"file_id": await stores.add_file(), "tools": [{"type": "file_search"}]}
+    message = {"role": "user", "content": "x", "attachments": [attached]}
+    store_id = await new_store(wire)
+    for path, body in (
+        ("/vector_stores", {"file_ids": [await stores.add_file()]}),
+        (f"/vector_stores/{store_id}/files", {"file_id": await stores.add_file()}),
+        (f"/vector_stores/{store_id}/file_batches", {"file_ids": [await stores.add_file()]}),
+        ("/threads", {"tool_resources": {"file_search": {"vector_stores": [thread]}}}),
+        ("/threads", {"messages": [message]}),
+        (f"/threads/{(await wire.post('/threads'))['id']}/messages", message),
+    ):
+        while not heard.empty():
+            heard.get_nowait()
+        await wire.post(path, body)
+        async with asyncio.timeout(10):
+            while await heard.get() != FILES_WAIT:
+                pass
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
 
 
 # --- what is not taken ---

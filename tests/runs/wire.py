@@ -92,9 +92,9 @@ def _parsed(frame: bytes) -> Event:
 class Api:
     """Plain HTTP, for what the SDK hides."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: str = "any") -> None:
         self._address = address
-        self._session = aiohttp.ClientSession(headers={"Authorization": "Bearer any"})
+        self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"})
 
     async def __aenter__(self) -> "Api":
         return self

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, cast
 
 from threadmill.llm.client import ModelClient, ModelError
@@ -16,6 +17,8 @@ from threadmill.store.database import Database
 from threadmill.store.rows import VectorStore
 
 DIMENSIONS = 256
+
+Embedding = Callable[[str, int], list[float]]
 
 
 def hashed(text: str, dimensions: int = DIMENSIONS) -> list[float]:
@@ -36,7 +39,8 @@ def hashed(text: str, dimensions: int = DIMENSIONS) -> list[float]:
 class Embedder:
     """In the place of ModelClient, which is tested where it lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, embedding: Embedding) -> None:
+        self._embedding = embedding
         self.asked: list[tuple[list[str], str | None, int | None]] = []
         self.is_down = False
 
@@ -46,13 +50,14 @@ class Embedder:
         self.asked.append((texts, model, dimensions))
         if self.is_down:
             raise ModelError("server_error", "The embeddings endpoint is down.")
-        return [hashed(text, dimensions or DIMENSIONS) for text in texts]
+        return [self._embedding(text, dimensions or DIMENSIONS) for text in texts]
 
 
 class Library:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, embedding: Embedding = hashed) -> None:
         self.database = database
-        self.embedder = Embedder()
+        self.embedder = Embedder(embedding)
+        self._embedding = embedding
         self._numbers = itertools.count(1)
         self.runtime = Runtime(
             cast(Any, None),
@@ -106,7 +111,7 @@ class Library:
         """Its id."""
         file_id = f"file-{next(self._numbers):024d}"
         if vectors is None and store.embedding_dimensions is not None:
-            vectors = [hashed(text) for text in texts]
+            vectors = [self._embedding(text, store.embedding_dimensions) for text in texts]
         async with self.database.transaction() as connection:
             await connection.execute(
                 "INSERT INTO files (id, project_id, created_at, filename, purpose, bytes, sha256)"

@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import orjson
 import psycopg
 import pytest
+
 from threadmill.store import filters
 
 Json = dict[str, Any]

@@ -57,20 +57,18 @@ def batches(reader: DocumentReader, path: Path) -> AsyncGenerator[list[Chunk], N
 
 
 def zygotes() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children()
-        if "threadmill.search.extract" in process.cmdline()
-    ]
+    return [process for process in psutil.Process().children() if is_zygote(process)]
+
+
+def is_zygote(process: psutil.Process) -> bool:
+    try:
+        return "threadmill.search.extract" in process.cmdline()
+    except psutil.NoSuchProcess:  # or a zombie, which is one of these
+        return False
 
 
 def children() -> list[psutil.Process]:
-    return [
-        child
-        for zygote in zygotes()
-        for child in zygote.children()
-        if child.status() != psutil.STATUS_ZOMBIE
-    ]
+    return [child for zygote in zygotes() for child in zygote.children() if alive(child)]
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -197,7 +197,7 @@ async def test_word_that_lies_about_its_size(refuse: Refuse) -> None:
 
 
 async def test_word_with_much_text_costs_little_memory(read: Read) -> None:
-    content = documents.large_word(80_000)
+    content = documents.large_word(60_000)
     assert len(await read(content, "a.docx")) > 1000
 
 

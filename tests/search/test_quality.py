@@ -1,17 +1,21 @@
 """How well it finds, on the handbook of a ferry company that was written for this test.
 
-The vectors here hash words and pieces of words. That they find the right passage says nothing about
-the vectors of a model; it says that the fusion does not spoil what its sides have found.
+The vectors here hash words, and take words of one subject for related. They are as good as that
+list of words is: that they find the right passage says nothing about the vectors of a model. It
+says that the fusion of two sides, which go wrong on different questions, is better than either.
 """
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import mean
 
 import bm25s
 import pytest
+
 from search.library import Library
 from threadmill.store import postings
 from threadmill.store.database import Connection, Database
@@ -24,18 +28,45 @@ ANSWERS = {
     for question in HANDBOOK["questions"]
 }
 K1, B = 1.2, 0.75
+DIMENSIONS = 1024
+
+SUBJECTS = [
+    "ticket tickets window clerk office opens open morning staffed shutters buy hours begins",
+    "master manager charge report reports answers person pilots pilot complaints",
+    "cargo freight quay ships loaded load storage tons ton wagons consignment lots handles",
+    "sails vessel lies lie passengers people fit carries room boat",
+    "fire burning smoke blasts bell extinguishers brigade warden gather gathers crane drills",
+    "earn earns wage wages paid pay weekly week crowns overtime dockers",
+    "lost forgotten left behind finds find found property things kept keep cupboard",
+    "wind gale force cancel cancels cancelled sailings ferries stop port ice",
+    "canteen meal serves serve eat friday fridays staff cook sittings",
+    "keys key ring cabinet lock watch door",
+    "year company took bought became history season",
+]
+SUBJECT_OF = {word: str(at) for at, words in enumerate(SUBJECTS) for word in words.split()}
 
 Search = Callable[[str], Awaitable[list[int]]]
 
 
+def by_subject(text: str, dimensions: int) -> list[float]:
+    vector = [0.0] * dimensions
+    for word in re.findall(r"\w{4,}", text.lower()):
+        digest = hashlib.md5(SUBJECT_OF.get(word, word).encode()).digest()
+        weight = 0.5 if word in SUBJECT_OF else 1.0
+        place = int.from_bytes(digest[:4], "big") % dimensions
+        vector[place] += weight if digest[4] & 1 else -weight
+    length = math.hypot(*vector)
+    return [number / length for number in vector]
+
+
 @pytest.fixture
 async def library(database: Database) -> Library:
-    return Library(database)
+    return Library(database, by_subject)
 
 
 @pytest.fixture
 async def store(library: Library) -> VectorStore:
-    store = await library.store()
+    store = await library.store(dimensions=DIMENSIONS)
     for at in range(0, len(PASSAGES), 55):
         await library.file(store, PASSAGES[at : at + 55])
     return store
@@ -132,4 +163,4 @@ async def test_fusion_is_no_worse_than_the_better_of_its_sides(
     by_vector = await ndcg(ours(library, store, text_weight=0.0))
     fused = await ndcg(ours(library, store))
     assert fused >= max(by_text, by_vector)
-    assert min(by_text, by_vector) > 0.3
+    assert min(by_text, by_vector) > 0.5

@@ -1,11 +1,13 @@
 import asyncio
 import json
+from itertools import pairwise
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import structlog
+
 from llm.raw_server import RawServer
 from search.library import Library
 from threadmill.llm.client import ModelError
@@ -246,7 +248,7 @@ async def test_files_removed_meanwhile_are_left_out(library: Library, database: 
 @hypothesis.given(st.lists(st.floats(0, 1), max_size=30))
 def test_falling_scores_keep_their_mean(scores: list[float]) -> None:
     fallen = falling(scores)
-    assert all(one >= other for one, other in zip(fallen, fallen[1:], strict=False))
+    assert all(one >= other for one, other in pairwise(fallen))
     assert sum(fallen) == pytest.approx(sum(scores))
     if scores == sorted(scores, reverse=True):
         assert fallen == scores

@@ -20,7 +20,6 @@ from typing import Any, Literal
 import orjson
 from aiohttp import web
 
-_EMBEDDING_DIMENSIONS = 64
 _REQUEST_MAX_BYTES = 256 * 1024**2
 
 # A gate in a script: the reply goes on when somebody sets it.
@@ -75,6 +74,9 @@ class ScriptedModel:
         self.requests: list[Recorded] = []
         self.disconnects = 0  # clients that went away before the end of their reply
         self.answer: Answer | None = None  # decides by request, instead of the queue
+        # Of a request for embeddings: a reply with an error, a gate or a delay; None for the vectors.
+        self.before_embeddings: Callable[[dict[str, Any]], Reply | None] | None = None
+        self.embedding_dimensions = 64  # where the request names none
         self.models = ["scripted"]
         self.base_url = ""
         self._queue: deque[Reply] = deque()
@@ -144,8 +146,15 @@ class ScriptedModel:
 
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
         body = await self._record(request)
+        reply = self.before_embeddings(body) if self.before_embeddings else None
+        if reply is not None:
+            await asyncio.sleep(reply.delay_s)
+            if reply.gate is not None:
+                await reply.gate.wait()
+            if reply.status != 200:
+                return _json(_error_body(reply), status=reply.status, headers=reply.headers)
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        dimensions = body.get("dimensions") or _EMBEDDING_DIMENSIONS
+        dimensions = body.get("dimensions") or self.embedding_dimensions
         data = [
             {"object": "embedding", "index": index, "embedding": vector(str(text), dimensions)}
             for index, text in enumerate(texts)

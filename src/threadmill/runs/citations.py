@@ -80,45 +80,22 @@ class Scanner:
 
     def feed(self, piece: str) -> list[str]:
         """Segments that are complete: each is either one whole marker or holds none."""
-        text = self._held + piece
-        self._held = ""
+        text, self._held = self._held + piece, ""
+        last = text.rfind(_OPENING)
+        if last >= 0 and _BEGINNING.fullmatch(text, last):
+            text, self._held = text[:last], text[last:]
         segments: list[str] = []
-        while text:
-            start = text.find(_OPENING)
-            if start < 0:
-                segments.append(text)
-                break
-            if start > 0:
-                segments.append(text[:start])
-                text = text[start:]
-            found = _MARKER.match(text)
-            if found:
-                segments.append(found[0])
-                text = text[found.end() :]
-            elif _BEGINNING.fullmatch(text):
-                self._held = text
-                break
-            else:  # some other use of the bracket
-                segments.append(text[0])
-                text = text[1:]
-        return _joined(segments)
+        start = 0
+        for found in _MARKER.finditer(text):
+            segments += [text[start : found.start()], found[0]]
+            start = found.end()
+        segments.append(text[start:])
+        return [segment for segment in segments if segment]
 
     def rest(self) -> str:
         """What is still held back, once nothing more comes: it was no marker."""
         held, self._held = self._held, ""
         return held
-
-
-def _joined(segments: list[str]) -> list[str]:
-    """Neighbours that are no markers become one segment."""
-    joined: list[str] = []
-    for segment in segments:
-        is_marker = _MARKER.fullmatch(segment) is not None
-        if joined and not is_marker and _MARKER.fullmatch(joined[-1]) is None:
-            joined[-1] += segment
-        else:
-            joined.append(segment)
-    return joined
 
 
 def annotation(source: Source, text: str, start: int) -> Json:

@@ -22,16 +22,20 @@ _B = 0.75  # how far long chunks are held back
 # A tsvector takes a megabyte. A chunk is longer only when it is not language; then its beginning
 # must do. (Nor does a tsvector count beyond 256 occurrences of a word: BM25 hardly does either.)
 _INDEXED_CHARACTERS = 100_000
+# Chinese and Japanese are written without spaces, and Postgres takes a sentence for a word: every
+# character becomes one.
+_IDEOGRAPHS = r"([\u2E80-\u9FFF\uF900-\uFAFF\U00020000-\U0003FFFF])"
 _TERMS_OF_A_QUERY = 64  # of the rarest; a whole page pasted as a question is searched by these
-# A term that more chunks say than this is left out beside rarer ones: it says little, and adding up
-# takes about half a microsecond for each chunk.
-_CHUNKS_ADDED_UP = 20_000
-_ROWS_COUNTED = 4_000  # of one term, to learn its frequency
+# What may be read for a query, in chunks and rows: half a microsecond for each, about 10 ms. The
+# terms that most chunks say are left out when it is not enough for all, for they say the least.
+_COST_MAX = 20_000
+_ROWS_COUNTED = 10_000  # of one term, to learn its frequency; one that has more is left out anyhow
 
 # In the bits of an entry, from above: the chunk's id; how often it says the term (8 bits); how many
 # words it has (16 bits).
 _ENTRY = "(id << 24) | (least(times, 255) << 16) | least(length, 65535)"
 _ENTRY_ID, _ENTRY_TIMES, _ENTRY_LENGTH = "entry >> 24", "(entry >> 16) & 255", "entry & 65535"
+
 
 # A name that Postgres does not know finds words as they are written.
 _LANGUAGE = """coalesce(
@@ -67,8 +71,7 @@ async def add(
         WITH settings AS MATERIALIZED (SELECT {_LANGUAGE} AS language),
         words AS MATERIALIZED (
             SELECT chunks.id, word.lexeme, cardinality(word.positions) AS times
-            FROM settings, chunks,
-                unnest(to_tsvector(settings.language, left(text, {_INDEXED_CHARACTERS}))) AS word
+            FROM settings, chunks, {_words("settings.language", "chunks.text")} AS word
             WHERE vector_store_id = %(store_id)s AND file_id = %(file_id)s
                 AND ordinal >= %(first)s AND ordinal < %(first)s + %(count)s
         ),
@@ -132,20 +135,21 @@ async def best(
         f"""
         WITH words AS MATERIALIZED (
             SELECT lexeme COLLATE "C" AS term, cardinality(positions) AS times
-            FROM unnest(to_tsvector({_LANGUAGE}, left(%(text)s, {_INDEXED_CHARACTERS})))
+            FROM {_words(_LANGUAGE, "%(text)s::text")}
         ),
         counted AS (
-            SELECT term, times, (
-                SELECT coalesce(sum(chunk_count), 0) FROM (
+            SELECT term, times, frequency, cost FROM words CROSS JOIN LATERAL (
+                SELECT coalesce(sum(chunk_count), 0)::float8 AS frequency,
+                    coalesce(sum(chunk_count + 1), 0) AS cost
+                FROM (
                     SELECT chunk_count FROM postings
                     WHERE store_seq = %(store_seq)s AND postings.term = words.term
                     LIMIT {_ROWS_COUNTED}
                 ) AS read
-            )::float8 AS frequency
-            FROM words
+            ) AS total
         ),
         known AS (
-            SELECT term, sum(frequency) OVER rarest AS together, row_number() OVER rarest AS place,
+            SELECT term, sum(cost) OVER rarest AS together, row_number() OVER rarest AS place,
                 times * ln(
                     1 + (greatest(%(chunks)s - frequency, 0) + 0.5) / (frequency + 0.5)
                 ) AS weight
@@ -154,7 +158,7 @@ async def best(
         ),
         chosen AS MATERIALIZED (
             SELECT term, weight FROM known
-            WHERE place = 1 OR (together <= {_CHUNKS_ADDED_UP} AND place <= {_TERMS_OF_A_QUERY})
+            WHERE place = 1 OR (together <= {_COST_MAX} AND place <= {_TERMS_OF_A_QUERY})
         ),
         -- Words that the store does not know count as much as those that it knows do on average:
         -- a chunk that says half of what was asked for has half of what there is to get.
@@ -170,7 +174,7 @@ async def best(
                 SELECT unnest(entries) AS entry FROM postings
                 WHERE store_seq = %(store_seq)s AND postings.term = chosen.term
                     AND segment_id {segments}
-                LIMIT {_CHUNKS_ADDED_UP}
+                LIMIT {_COST_MAX}
             ) AS read
         )
         SELECT chunk_id, sum(
@@ -196,3 +200,10 @@ _FILES = """FROM text_segments JOIN vector_store_files
     ON vector_store_files.vector_store_id = text_segments.vector_store_id
     AND vector_store_files.id = text_segments.file_id
     WHERE vector_store_files.vector_store_id = %(store_id)s"""
+
+
+def _words(language: str, text: str) -> str:
+    """The SQL that gives the lexemes of a text, each with its positions."""
+    beginning = f"left({text}, {_INDEXED_CHARACTERS})"
+    separated = f"regexp_replace({beginning}, '{_IDEOGRAPHS}', ' \\1 ', 'g')"
+    return f"unnest(to_tsvector({language}, {separated}))"

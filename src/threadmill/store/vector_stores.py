@@ -5,7 +5,7 @@ holds. A worker's hold on one is its claim, whose number stands in the WHERE cla
 writes; whoever cancels, re-attaches or removes the file ends the claim, and the worker hears of it.
 
 Locks are taken in one order everywhere, or two would wait for each other: the store, the files, the
-rows of files in the store by their ids, what hangs from those.
+batches, the rows of files in the store by their ids, what hangs from those.
 """
 
 import time
@@ -155,14 +155,14 @@ async def touch(connection: Connection, stores: list[VectorStore]) -> None:
     """They are searched, which is activity. A store that is searched often is written once in a
     second."""
     now = int(time.time())
-    idle = [store.id for store in stores if store.last_active_at < now]
-    if idle:
-        await query.execute(
-            connection,
-            f"UPDATE vector_stores SET {_ACTIVE} WHERE id = ANY(%(ids)s)"
-            f" AND last_active_at < %(now)s AND {_HAS_EXPIRED} IS NOT TRUE",
-            {"ids": idle, "now": now},
-        )
+    for store in stores:
+        if store.last_active_at < now:
+            await query.execute(
+                connection,
+                f"UPDATE vector_stores SET {_ACTIVE} WHERE id = %(id)s"
+                f" AND last_active_at < %(now)s AND {_HAS_EXPIRED} IS NOT TRUE",
+                {"id": store.id, "now": now},
+            )
 
 
 async def modify(
@@ -188,8 +188,8 @@ async def modify(
 async def remove(connection: Connection, project_id: str, store_id: str) -> None:
     """With all that is in it; the files themselves stay. Wants a transaction.
 
-    The rows of files are locked before the store goes: a worker that writes to one needs the store
-    to stay until it is done.
+    All in it is locked before the store goes: a worker that writes to a file needs the store to
+    stay until it is done.
     """
     scope = {"id": store_id, "project_id": project_id}
     found = await query.value(
@@ -200,6 +200,11 @@ async def remove(connection: Connection, project_id: str, store_id: str) -> None
     )
     if found is None:
         raise not_found("vector store", store_id)
+    await query.execute(
+        connection,
+        "SELECT FROM file_batches WHERE vector_store_id = %(id)s ORDER BY id FOR UPDATE",
+        scope,
+    )
     await _lock_files(connection, "vector_store_id = %(id)s", scope)
     await query.execute(connection, "DELETE FROM vector_stores WHERE id = %(id)s", scope)
 
@@ -251,8 +256,7 @@ async def expire(connection: Connection, limit: int) -> int:
         " WHERE vector_store_id = ANY(%(ids)s)",
         values,
     )
-    for store_id, file_id in held:
-        await chunks.remove_file(connection, store_id, file_id)
+    await _remove_chunks(connection, held)
     return len(store_ids)
 
 
@@ -269,8 +273,7 @@ async def attach(
         "vector_store_id = %(store_id)s AND id = ANY(%(ids)s)",
         {"store_id": store_id, "ids": [file.id for file in new]},
     )
-    for _, file_id in there:
-        await chunks.remove_file(connection, store_id, file_id)
+    await _remove_chunks(connection, there)
     return await query.many(
         connection,
         VectorStoreFile,
@@ -392,6 +395,18 @@ async def _lock_files(
     return await cursor.fetchall()
 
 
+async def _remove_chunks(connection: Connection, files: list[tuple[str, str]]) -> None:
+    """Of files that stay. Most have none, for most of those that are stopped never began."""
+    cursor = await connection.execute(
+        "SELECT store_id, file_id FROM unnest(%s::text[], %s::text[]) AS files (store_id, file_id)"
+        " WHERE EXISTS (SELECT FROM chunks WHERE chunks.vector_store_id = store_id"
+        " AND chunks.file_id = files.file_id)",
+        [[store_id for store_id, _ in files], [file_id for _, file_id in files]],
+    )
+    for store_id, file_id in await cursor.fetchall():
+        await chunks.remove_file(connection, store_id, file_id)
+
+
 async def _why_no_file(
     connection: Connection, project_id: str, store_id: str, file_id: str
 ) -> NotFound:
@@ -497,8 +512,7 @@ async def cancel_batch(connection: Connection, batch: FileBatch) -> FileBatch:
         " WHERE vector_store_id = %(store_id)s AND id = ANY(%(file_ids)s)",
         values,
     )
-    for store_id, file_id in in_progress:
-        await chunks.remove_file(connection, store_id, file_id)
+    await _remove_chunks(connection, in_progress)
     await query.execute(
         connection, "UPDATE file_batches SET cancelled_at = %(now)s WHERE id = %(id)s", values
     )
@@ -541,9 +555,12 @@ async def release_dead(connection: Connection) -> int:
     """Free the files of workers whose lease is over; returns how many there were."""
     return await query.execute(
         connection,
-        "UPDATE vector_store_files SET worker = NULL WHERE worker IS NOT NULL AND NOT EXISTS"
-        " (SELECT FROM workers WHERE workers.id = vector_store_files.worker"
-        " AND lease_until > now())",
+        "WITH lost AS (SELECT vector_store_id AS lost_store, id AS lost_id FROM vector_store_files"
+        " WHERE worker IS NOT NULL AND NOT EXISTS (SELECT FROM workers"
+        " WHERE workers.id = vector_store_files.worker AND lease_until > now())"
+        " FOR UPDATE SKIP LOCKED)"
+        " UPDATE vector_store_files SET worker = NULL FROM lost"
+        " WHERE vector_store_id = lost_store AND id = lost_id",
         {},
     )
 
