@@ -215,7 +215,7 @@ def upgrade() -> None:
             name=op.f("chunks_vector_store_id_fkey"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint("id", name=op.f("chunks_pkey")),
+        sa.PrimaryKeyConstraint("vector_store_id", "id", name=op.f("chunks_pkey")),
     )
     op.create_index(
         op.f("chunks_vector_store_id_file_id_ordinal_idx"),
@@ -224,9 +224,6 @@ def upgrade() -> None:
         unique=True,
     )
     op.add_column("steps", sa.Column("given", sa.JSON(), nullable=True))
-    op.create_index(
-        op.f("chunks_vector_store_id_id_idx"), "chunks", ["vector_store_id", "id"], unique=False
-    )
     # An exact search reads the vector and the ids of every chunk: they stay in the row. Left to
     # itself Postgres moves even the ids out, for the vector alone makes the row a long one, and the
     # search takes three times as long. MAIN, not PLAIN, for what is short: vectors of more than

@@ -60,8 +60,11 @@ class Blobs:
         async def pieces() -> AsyncIterator[bytes]:
             # Each piece is a request of its own. One long response would be cut by the store's
             # time limit when a client reads slowly.
-            while piece := bytes(await reader.read(_PIECE_BYTES)):
-                yield piece
+            try:
+                while piece := bytes(await reader.read(_PIECE_BYTES)):
+                    yield piece
+            except FileNotFoundError as missing:  # deleted meanwhile
+                raise _missing(blob_id) from missing
 
         return pieces()
 

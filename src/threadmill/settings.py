@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     embedding_model: str | None = None  # unset: file search works by text alone
     embedding_dimensions: int | None = Field(default=None, ge=1)
     embedding_batch_max_texts: int = Field(default=64, ge=1)  # in one request
+    # What stores may name as `search.rerank_url`: else any client could have us call any address.
+    rerank_urls: Annotated[list[str], NoDecode] = []
     ingest_max_concurrent_files: int = Field(default=2, ge=1)  # in one process
     ingest_max_attempts: int = Field(default=3, ge=1)  # without progress, then `failed`
     embedding_max_concurrent_requests: int = Field(default=4, ge=1)
@@ -103,7 +105,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 
-    @field_validator("api_keys", "allowed_hosts", "docker_hosts", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "docker_hosts", "rerank_urls", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """Take a comma-separated string, as environment variables hold one, or a list."""

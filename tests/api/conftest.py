@@ -21,6 +21,7 @@ from threadmill.settings import Settings
 from threadmill.store import projects
 from threadmill.store.database import Database
 
+RERANK_URL = "http://reranker.example/rerank"  # that stores may name
 ServeWire = Callable[..., AbstractAsyncContextManager[Wire]]
 
 
@@ -121,6 +122,7 @@ async def new_key(database: Database, project_name: str | None = None) -> tuple[
 
 def _settings(url: str, model: ScriptedModel, data_dir: Path) -> Settings:
     return Settings(
+        rerank_urls=[RERANK_URL],
         database_url=url,
         data_dir=data_dir,
         port=0,

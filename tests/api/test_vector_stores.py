@@ -6,7 +6,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from api.conftest import Shared
+from api.conftest import RERANK_URL, Shared
 from api.stores import Stores
 from api.wire import Refusal, Wire
 from threadmill.search import expiry
@@ -162,7 +162,7 @@ async def test_the_sdk_knows_stores(sdk: openai.AsyncOpenAI, stores: Stores) -> 
 
 
 async def test_search_settings_are_shown_where_they_were_made(wire: Wire, stores: Stores) -> None:
-    search = {"mode": "text", "language": "german", "rerank_url": "http://a/b", "rerank_model": "c"}
+    search = {"mode": "text", "language": "german", "rerank_url": RERANK_URL, "rerank_model": "c"}
     store = await wire.post("/vector_stores", {"search": search})
     path = f"/vector_stores/{store['id']}"
     assert (await wire.get(path))["search"] == search
@@ -345,6 +345,13 @@ async def test_an_expired_store_is_seen_and_not_used(
             {"search": {"mode": "guess"}},
             "Invalid value: 'guess'. Supported values are: 'hybrid', 'vector', and 'text'.",
             "search.mode",
+            "invalid_value",
+        ),
+        (
+            {"search": {"rerank_url": "http://169.254.169.254/"}},
+            "Invalid 'search.rerank_url': it is not among the endpoints that this server may call"
+            " (THREADMILL_RERANK_URLS).",
+            "search.rerank_url",
             "invalid_value",
         ),
         (

@@ -2,6 +2,7 @@
 
 import re
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,10 @@ from threadmill.runs.citations import Scanner, Source, Sources
 MARKER = re.compile(r"【\d{1,6}:\d{1,6}†[^【】\n]{0,512}】")
 
 # Texts in which much looks like a marker, and little is one.
-fragments = st.sampled_from(
-    ["【", "】", "†", ":", "4", "0", "123456", "\n", "a", "é", "🦊", "name.pdf", " "]
-    + ["【4:0†name.pdf】", "【12:3†", "【4:", "【4:0†source】", "【1:1†🦊】", "x" * 300, "【†】"]
-)
+LOOKALIKES = """
+【|】|†|:|4|0|123456|a|é|🦊|name.pdf| |【4:0†name.pdf】|【12:3†|【4:|【4:0†source】|【1:1†🦊】|【†】
+"""
+fragments = st.sampled_from([*LOOKALIKES.strip().split("|"), "\n", "x" * 300])
 texts = st.lists(st.one_of(fragments, st.text(max_size=5)), max_size=20).map("".join)
 
 
@@ -29,7 +30,7 @@ def scanned(pieces: list[str]) -> list[str]:
 
 def cut(text: str, places: list[int]) -> list[str]:
     edges = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    return [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(edges)]
 
 
 @given(texts, st.lists(st.integers(0, 10_000), max_size=12))

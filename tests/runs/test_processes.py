@@ -1,12 +1,9 @@
 """Real processes on one database: killed, stopped, busy. Another one goes on."""
 
 import asyncio
-import os
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,84 +11,17 @@ import openai
 import pytest
 from openai.types.beta.threads import Run
 
+from processes import FAST, Launch, Process, launcher
 from runs.wire import WEATHER, Api, Conversation, eventually, text_of
 from threadmill.demo.scripted_model import Gate, Reply, ScriptedModel, ToolCall
 
-FAST = {"THREADMILL_RUN_LEASE_S": "1", "THREADMILL_DRAFT_INTERVAL_S": "0.05"}
 CALL = ToolCall("get_weather", id="call_a")
-
-
-class Process:
-    """A `threadmill serve` or `worker`."""
-
-    def __init__(self, process: asyncio.subprocess.Process, first_line: str) -> None:
-        self._process = process
-        self.address = first_line.partition("listens on ")[2].partition(" ")[0]
-        self.client = openai.AsyncOpenAI(
-            api_key="any", base_url=f"{self.address}/v1", max_retries=0
-        )
-
-    async def kill(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.communicate()  # closes the pipe too
-
-    async def close(self) -> None:
-        await self.client.close()
-        await self.kill()
-
-    def signal(self, number: int) -> None:
-        self._process.send_signal(number)
-
-    async def ended(self) -> int:
-        async with asyncio.timeout(15):
-            return await self._process.wait()
-
-
-Launch = Callable[..., Coroutine[Any, Any, Process]]
 
 
 @pytest.fixture
 async def launch(database_url: str, model: ScriptedModel, tmp_path: Path) -> AsyncIterator[Launch]:
-    async with _launcher(database_url, model, tmp_path) as launch:
+    async with launcher(database_url, model, tmp_path) as launch:
         yield launch
-
-
-@asynccontextmanager
-async def _launcher(
-    database_url: str, model: ScriptedModel, tmp_path: Path
-) -> AsyncIterator[Launch]:
-    started: list[Process] = []
-
-    async def launch(command: str = "serve", **environment: str) -> Process:
-        options = ["--port", "0"] if command == "serve" else []
-        own = {
-            "THREADMILL_DATABASE_URL": database_url,
-            "THREADMILL_DATA_DIR": str(tmp_path),
-            "THREADMILL_MODEL_BASE_URL": model.base_url,
-            "THREADMILL_MODEL_MAX_RETRY_WAIT_S": "0.05",
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "threadmill",
-            command,
-            *options,
-            env={**os.environ, **own, **environment},
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        async with asyncio.timeout(20):
-            line = (await process.stdout.readline()).decode()
-        started.append(Process(process, line))
-        assert line, f"{command} did not start"
-        return started[-1]
-
-    try:
-        yield launch
-    finally:
-        for process in started:
-            await process.close()
 
 
 async def _begin(client: openai.AsyncOpenAI) -> Conversation:
@@ -262,3 +192,61 @@ async def test_a_worker_executes_what_a_full_server_cannot(
     assert (await blocking.look(local.id)).status == "in_progress"
     await blocking.cancel(local)
     assert (await blocking.stopped(local)).status == "cancelled"
+
+
+async def test_what_was_found_before_a_death_is_cited_after_it(
+    launch: Launch, model: ScriptedModel
+) -> None:
+    """The process dies between the search and the answer."""
+
+    def answer(body: dict[str, Any]) -> Reply:
+        last = body["messages"][-1]
+        if last["role"] != "tool":
+            return Reply(tool_calls=[ToolCall("file_search", {"queries": ["Anna"]})])
+        marker = last["content"].partition("\n")[0]
+        prompts.append(body)
+        return Reply(text=["Pizza", marker], gate=Gate() if len(prompts) == 1 else None)
+
+    prompts: list[dict[str, Any]] = []
+    model.answer = answer
+    searching = {**FAST, "THREADMILL_EMBEDDING_MODEL": "hashing"}
+    first, second = await asyncio.gather(launch(**searching), launch(**searching))
+    client = first.client
+    store = await client.vector_stores.create()
+    file = await client.vector_stores.files.upload_and_poll(
+        vector_store_id=store.id, file=("foods.txt", b"Anna likes pizza."), poll_interval_ms=20
+    )
+    assistant = await client.beta.assistants.create(
+        model="scripted",
+        tools=[{"type": "file_search"}],
+        tool_resources={"file_search": {"vector_store_ids": [store.id]}},
+    )
+    talk = await Conversation.begin(client, assistant.id)
+    run = await talk.start()
+    other = _through(second, talk)
+
+    async def has_searched() -> bool:
+        return len(prompts) == 1
+
+    await eventually(has_searched)
+    await second.client.files.delete(file.id)  # what was found stays found
+    await first.kill()
+    ended = await _ends(other, run, 10)
+    assert ended.status == "completed", ended.last_error
+    assert prompts[0] == prompts[1]
+    [part] = (await other.messages())[-1].content
+    assert part.type == "text"
+    assert part.text.value == "Pizza【2:0†foods.txt】"
+    [annotation] = part.text.annotations
+    assert annotation.to_dict() == {
+        "type": "file_citation",
+        "text": "【2:0†foods.txt】",
+        "start_index": 5,
+        "end_index": 20,
+        "file_citation": {"file_id": file.id},
+    }
+    steps = [(step.type, step.status) for step in await other.steps(run)]
+    assert steps == [("tool_calls", "completed"), ("message_creation", "completed")]
+    assert ended.usage is not None
+    taken = [step.usage.total_tokens for step in await other.steps(run) if step.usage]
+    assert ended.usage.total_tokens == sum(taken)

@@ -433,3 +433,52 @@ async def test_a_process_that_has_slept_keeps_its_runs(
         assert await talk.texts() == ["Hi", "Hello"]
         await other.stopped(other_run)
         assert len(model.requests) == 3
+
+
+async def test_searches_that_were_cut_off_are_made_again(
+    serve: Serve, model: ScriptedModel
+) -> None:
+    """The server stops between the two searches of one turn. What the first one found was never
+    given to the model, and does not count."""
+
+    def answer(body: dict[str, Any]) -> Reply:
+        outputs = [one["content"] for one in body["messages"] if one["role"] == "tool"]
+        if outputs:
+            return Reply(text=[output.partition("\n")[0] for output in outputs])
+        calls = [ToolCall("file_search", {"queries": [query]}) for query in ("pizza", "olives")]
+        return Reply(tool_calls=calls)
+
+    def before_embeddings(body: dict[str, Any]) -> Reply | None:
+        if body["input"] != ["olives"] or is_second.is_set():
+            return None
+        is_first.set()
+        return Reply(gate=is_second)
+
+    is_first, is_second = Gate(), Gate()
+    model.answer, model.before_embeddings = answer, before_embeddings
+    searching = {"embedding_model": "hashing", "drain_timeout_s": 0}
+    async with serve(**searching) as server, client_of(server) as client:
+        store = await client.vector_stores.create()
+        await client.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id, file=("foods.txt", b"Pizza with olives"), poll_interval_ms=20
+        )
+        assistant = await client.beta.assistants.create(
+            model="scripted",
+            tools=[{"type": "file_search"}],
+            tool_resources={"file_search": {"vector_store_ids": [store.id]}},
+        )
+        talk = await Conversation.begin(client, assistant.id)
+        run = await talk.start()
+        await is_first.wait()
+    is_second.set()
+    async with serve(**searching) as server, client_of(server) as client:
+        talk = Conversation(client, talk.assistant_id, talk.thread_id)
+        ended = await talk.stopped(run)
+        assert ended.status == "completed", ended.last_error
+        assert (await talk.texts())[-1] == "【2:0†foods.txt】【3:0†foods.txt】"
+        steps = [(step.type, step.status) for step in await talk.steps(run)]
+    assert steps == [
+        ("tool_calls", "failed"),
+        ("tool_calls", "completed"),
+        ("message_creation", "completed"),
+    ]

@@ -341,6 +341,7 @@ async def test_a_large_store_gets_an_index_and_a_small_one_none(
 
     plan = await plan_of(database, large)
     assert "Index Scan using hnsw_" in plan
+    assert "Seq Scan on chunks" not in plan
     assert "hnsw" not in await plan_of(database, small)
 
     # What comes later is found before it is indexed, and what goes is not found.

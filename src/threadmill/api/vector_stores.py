@@ -58,6 +58,7 @@ async def create_vector_store(
     ]
     async with runtime.database.transaction() as connection:
         await _check_language(connection, search)
+        _check_rerank_url(runtime, search)
         store = await vector_stores.create(
             connection,
             project_id,
@@ -111,6 +112,7 @@ async def modify_vector_store(
             before = await vector_stores.use(connection, project_id, store_id)
             fields["search"] = _changed_search(before.search, wanted.search)
             await _check_new_language(connection, before, fields["search"])
+            _check_rerank_url(runtime, fields["search"])
         store = await vector_stores.modify(connection, project_id, store_id, **fields)
         return await _counted(connection, store)
 
@@ -317,6 +319,17 @@ def _changed_search(before: dict[str, Any], wanted: SearchSettings | None) -> di
         return {}
     together = before | wanted.model_dump(exclude_unset=True)
     return {name: value for name, value in together.items() if value is not None}
+
+
+def _check_rerank_url(runtime: RuntimeDep, search: dict[str, Any] | None) -> None:
+    url = (search or {}).get("rerank_url")
+    if url and url not in runtime.settings.rerank_urls:
+        raise InvalidRequest(
+            "Invalid 'search.rerank_url': it is not among the endpoints that this server may call"
+            " (THREADMILL_RERANK_URLS).",
+            param="search.rerank_url",
+            code="invalid_value",
+        )
 
 
 async def _check_language(connection: Connection, search: dict[str, Any]) -> None:

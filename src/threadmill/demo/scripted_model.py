@@ -74,7 +74,7 @@ class ScriptedModel:
         self.requests: list[Recorded] = []
         self.disconnects = 0  # clients that went away before the end of their reply
         self.answer: Answer | None = None  # decides by request, instead of the queue
-        # Of a request for embeddings: a reply with an error, a gate or a delay; None for the vectors.
+        # For a request for embeddings: an error, a gate or a delay; None for the vectors at once.
         self.before_embeddings: Callable[[dict[str, Any]], Reply | None] | None = None
         self.embedding_dimensions = 64  # where the request names none
         self.models = ["scripted"]

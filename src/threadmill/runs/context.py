@@ -40,6 +40,8 @@ class Context:
         async with self._runtime.database.connection() as connection:
             made, self._steps = await runs.open_work(connection, self._run.id)
         for step in self._steps:
+            if step.status != "completed":
+                continue  # cut off among its searches: the model never read what they found
             for given in (step.given or {}).values():
                 if "m" in given:
                     self.sources.add(given["m"], [_source(hit) for hit in given["hits"]])

@@ -45,9 +45,7 @@ def _fill_in(step: Step, outputs: list[ToolOutput]) -> None:
     """Raises InvalidRequest unless there is exactly one output for each call of a function; calls
     of our own tools in the same step have theirs already."""
     calls = {
-        call["id"]: call
-        for call in step.step_details["tool_calls"]
-        if call["type"] == "function"
+        call["id"]: call for call in step.step_details["tool_calls"] if call["type"] == "function"
     }
     sent = [output.tool_call_id for output in outputs]
     if sorted(sent) != sorted(calls):

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from threadmill.llm.client import ErrorCode, ModelError
 from threadmill.runs import citations
 from threadmill.runs.citations import Source, Sources
 from threadmill.runtime import Runtime
@@ -152,18 +153,19 @@ async def search_files(
     is_small = run.model.startswith("gpt-3.5")
     ranking = options.get("ranking_options") or {}
     hybrid = ranking.get("hybrid_search") or {}
-    hits = await retrieve(
-        runtime,
-        stores,
-        queries,
-        Wanted(
-            max_num_results=options.get("max_num_results")
-            or (_RESULTS_SMALL if is_small else _RESULTS),
-            score_threshold=ranking.get("score_threshold") or 0.0,
-            embedding_weight=hybrid.get("embedding_weight"),
-            text_weight=hybrid.get("text_weight"),
-        ),
+    wanted = Wanted(
+        max_num_results=options.get("max_num_results")
+        or (_RESULTS_SMALL if is_small else _RESULTS),
+        score_threshold=ranking.get("score_threshold") or 0.0,
+        embedding_weight=hybrid.get("embedding_weight"),
+        text_weight=hybrid.get("text_weight"),
     )
+    try:
+        hits = await retrieve(runtime, stores, queries, wanted)
+    except ModelError as fault:  # of the embeddings: nothing is wrong with the prompt
+        is_limit = fault.code == "rate_limit_exceeded"
+        code: ErrorCode = "rate_limit_exceeded" if is_limit else "server_error"
+        raise ModelError(code, f"The search failed: {fault.message}") from fault
     hits = _within(hits, _RESULT_TOKENS_SMALL if is_small else _RESULT_TOKENS)
     if not hits:
         return _said(arguments, "Nothing was found.")
@@ -225,8 +227,8 @@ def _queries(arguments: str) -> list[str]:
         sent = [sent]
     if not isinstance(sent, list):
         return []
-    queries = [one[:_QUERY_MAX_CHARACTERS] for one in sent if isinstance(one, str) and one.strip()]
-    return queries[:_QUERIES_MAX]
+    texts = [one.replace("\0", " ") for one in sent if isinstance(one, str)]  # Postgres has no NUL
+    return [text[:_QUERY_MAX_CHARACTERS] for text in texts if text.strip()][:_QUERIES_MAX]
 
 
 def _within(hits: list[Hit], budget_tokens: int) -> list[Hit]:

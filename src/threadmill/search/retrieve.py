@@ -258,7 +258,7 @@ async def _hits(
         for one in found:
             chunk_ids = [each.chunk_id for each in candidates if each.store_id == one.store_id]
             if chunk_ids:
-                hits = await chunks.hits(connection, chunk_ids, one.vectors)
+                hits = await chunks.hits(connection, one.store_id, chunk_ids, one.vectors)
                 by_id |= {hit.chunk_id: hit for hit in hits}
     ordered = []
     for candidate in candidates:

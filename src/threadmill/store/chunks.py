@@ -122,11 +122,11 @@ async def texts(connection: Connection, store_id: str, file_id: str) -> list[str
 
 
 async def hits(
-    connection: Connection, chunk_ids: list[int], vectors: list[str] | None
+    connection: Connection, store_id: str, chunk_ids: list[int], vectors: list[str]
 ) -> list[Hit]:
     """The chunks, in no order; `vector_score` is the greatest cosine with one of the vectors."""
     distance = "NULL"
-    values: dict[str, Any] = {"chunk_ids": chunk_ids}
+    values: dict[str, Any] = {"store_id": store_id, "chunk_ids": chunk_ids}
     if vectors:
         values |= {f"vector_{at}": vector for at, vector in enumerate(vectors)}
         each = ", ".join(
@@ -144,7 +144,7 @@ async def hits(
         JOIN vector_store_files ON vector_store_files.vector_store_id = chunks.vector_store_id
             AND vector_store_files.id = chunks.file_id
         JOIN files ON files.id = chunks.file_id
-        WHERE chunks.id = ANY (%(chunk_ids)s)
+        WHERE chunks.vector_store_id = %(store_id)s AND chunks.id = ANY (%(chunk_ids)s)
         """,
         values,
     )

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     text,
@@ -398,7 +399,7 @@ batch_files = Table(
 chunks = Table(
     "chunks",
     metadata,
-    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("id", BigInteger, Identity(always=False), nullable=False),
     Column("vector_store_id", Text, nullable=False),
     Column("file_id", Text, nullable=False),
     Column("ordinal", Integer, nullable=False),  # within the file, from 0
@@ -408,13 +409,15 @@ chunks = Table(
     Column("heading", Text),
     # Without a fixed dimension, for stores differ. Null: text search alone.
     Column("embedding", HALFVEC),
+    # No index on the id alone: Postgres would look there for the newest of a store, and read the
+    # newest of all the others.
+    PrimaryKeyConstraint("vector_store_id", "id"),
     ForeignKeyConstraint(
         ["vector_store_id", "file_id"],
         ["vector_store_files.vector_store_id", "vector_store_files.id"],
         ondelete="CASCADE",
     ),
     Index(None, "vector_store_id", "file_id", "ordinal", unique=True),
-    Index(None, "vector_store_id", "id"),
 )
 
 # The chunks that were put in together, and how many words they have. What a store holds is the sum

@@ -55,19 +55,23 @@ def statement(
     """With ranges, the store's id is written out as they are: only so Postgres can prove that an
     index covers them, in a statement that it keeps prepared."""
     store = hnsw.quoted(store_id) if ranges else "%(store_id)s"
-    where = f"vector_store_id = {store} AND file_id {_files(store, condition)}"
+    file = f"file_id {_files(store, condition)}"
     parts = []
     for one in ranges:
         distance = f"{hnsw.expression(dimensions)} <=> %(vector)s::halfvec({dimensions})"
         parts.append(
             f"(SELECT id, {distance} AS distance FROM chunks"
-            f" WHERE {where} AND id > {one.after} AND id <= {one.until}"
-            f" ORDER BY {distance} LIMIT {count})"
+            f" WHERE vector_store_id = {store} AND id > {one.after} AND id <= {one.until}"
+            f" AND {file} ORDER BY {distance} LIMIT {count})"
         )
-    newer = f" AND id > {ranges[-1].until}" if ranges else ""
+    rest = f"SELECT id, file_id, embedding FROM chunks WHERE vector_store_id = {store}"
+    if ranges:
+        # OFFSET, so that it is these few that are asked for their file, and not all of the files
+        # for what they have of these.
+        rest += f" AND id > {ranges[-1].until} OFFSET 0"
     parts.append(
-        "(SELECT id, embedding <=> %(vector)s::halfvec AS distance FROM chunks"
-        f" WHERE {where}{newer} AND embedding IS NOT NULL ORDER BY distance LIMIT {count})"
+        f"(SELECT id, embedding <=> %(vector)s::halfvec AS distance FROM ({rest}) AS rest"
+        f" WHERE {file} AND embedding IS NOT NULL ORDER BY distance LIMIT {count})"
     )
     together = " UNION ALL ".join(parts)
     # The cosine with a vector of nothing but zeros is not a number.

@@ -251,7 +251,8 @@ class Package:
                         raise invalid("its XML has a document type, as only bombs have")
                     yield event, element
         except etree.XMLSyntaxError as error:
-            if "memory" in str(error).lower():
+            # lxml has no words for libxml2 being out of memory.
+            if "memory" in str(error).lower() or "unknown error" in str(error):
                 raise MemoryError from error
             raise invalid(f"its XML is damaged ({error})") from error
         except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import olefile
 
@@ -33,7 +34,7 @@ _SIGNS = str.maketrans(
 )
 
 
-def word97_passages(ole: olefile.OleFileIO) -> Iterator[Passage]:
+def word97_passages(ole: "olefile.OleFileIO[Any]") -> Iterator[Passage]:
     main = ole.openstream("WordDocument").read()
     try:
         magic, flags = struct.unpack_from("<H8xH", main)

@@ -1,0 +1,83 @@
+"""Real `threadmill` processes on one database, to be killed and stopped."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from threadmill.demo.scripted_model import ScriptedModel
+
+# Whoever is killed is missed soon.
+FAST = {"THREADMILL_RUN_LEASE_S": "1", "THREADMILL_DRAFT_INTERVAL_S": "0.05"}
+
+
+class Process:
+    """A `threadmill serve` or `worker`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, first_line: str) -> None:
+        self._process = process
+        self.address = first_line.partition("listens on ")[2].partition(" ")[0]
+        self.client = openai.AsyncOpenAI(
+            api_key="any", base_url=f"{self.address}/v1", max_retries=0
+        )
+
+    async def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.communicate()  # closes the pipe too
+
+    async def close(self) -> None:
+        await self.client.close()
+        await self.kill()
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(15):
+            return await self._process.wait()
+
+
+Launch = Callable[..., Coroutine[Any, Any, Process]]
+
+
+@asynccontextmanager
+async def launcher(
+    database_url: str, model: ScriptedModel, tmp_path: Path
+) -> AsyncIterator[Launch]:
+    started: list[Process] = []
+
+    async def launch(command: str = "serve", **environment: str) -> Process:
+        options = ["--port", "0"] if command == "serve" else []
+        own = {
+            "THREADMILL_DATABASE_URL": database_url,
+            "THREADMILL_DATA_DIR": str(tmp_path),
+            "THREADMILL_MODEL_BASE_URL": model.base_url,
+            "THREADMILL_MODEL_MAX_RETRY_WAIT_S": "0.05",
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "threadmill",
+            command,
+            *options,
+            env={**os.environ, **own, **environment},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            line = (await process.stdout.readline()).decode()
+        started.append(Process(process, line))
+        assert line, f"{command} did not start"
+        return started[-1]
+
+    try:
+        yield launch
+    finally:
+        for process in started:
+            await process.close()
