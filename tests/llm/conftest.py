@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm.raw_server import RawServer
 
+from llm.raw_server import RawServer
 from threadmill.demo.scripted_model import ScriptedModel
 from threadmill.settings import Settings
 

@@ -10,8 +10,8 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from llm.raw_server import RawServer
 
+from llm.raw_server import RawServer
 from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
 from threadmill.errors import Unavailable
 from threadmill.llm.client import ModelClient, ModelError, TurnRecord

@@ -2,8 +2,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from llm.raw_server import RawServer
 
+from llm.raw_server import RawServer
 from threadmill.llm.client import ModelClient, TurnRecord
 from threadmill.llm.routes import Endpoint, Routes, embedding_endpoint
 from threadmill.settings import ModelRoute, Settings

@@ -4,6 +4,7 @@ import alembic.script
 import msgspec
 import pytest
 import sqlalchemy
+
 from threadmill.store import migrate, rows, tables
 
 
