@@ -26,6 +26,10 @@ class Process:
             api_key="any", base_url=f"{self.address}/v1", max_retries=0
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def kill(self) -> None:
         if self._process.returncode is None:
             self._process.kill()

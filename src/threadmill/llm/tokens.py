@@ -58,6 +58,12 @@ class TokenCounter:
         """Wait for the encoding, but no longer than a download may take."""
         return await asyncio.to_thread(self._lazy(model).wait)
 
+    def encoding(self, model: str) -> tiktoken.Encoding | None:
+        """The encoding itself, waited for no longer than a download may take. Blocks."""
+        lazy = self._lazy(model)
+        lazy.wait()
+        return lazy.get()
+
     def state(self, model: str) -> EncodingState:
         return self._lazy(model).state()
 

@@ -139,9 +139,7 @@ class Zygote:
 
 def _exact_split(begin: frames.Begin) -> Split | None:
     counter = TokenCounter(Path(begin.cache_dir), begin.download_timeout_s)
-    lazy = counter._lazy(begin.encoding_of)
-    lazy.wait()
-    encoding = lazy.get()
+    encoding = counter.encoding(begin.encoding_of)
     if encoding is None:
         return None
     return lambda text: encoding.decode_tokens_bytes(encoding.encode_ordinary(text))

@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 LARGE_STORE_CHUNKS = 14_000  # up to this the exact search takes less than 25 ms
 NEWER_MAX_CHUNKS = 6_000  # beside the indexes
+_NEWER_MAX_WHILE_LOADING = 25_000  # for what is built now is soon built again
 MAX_DIMENSIONS = 4000  # that pgvector indexes
 
 _LOOK_EVERY_S = 10.0
@@ -47,6 +48,7 @@ class Store(msgspec.Struct):
     id: str
     dimensions: int | None  # None: without vectors, or gone
     chunk_count: int
+    is_loading: bool
 
 
 def quoted(store_id: str) -> str:
@@ -112,7 +114,7 @@ async def _keep_store(connection: Connection, store: Store) -> None:
 async def _extended(connection: Connection, store: Store, have: list[Range]) -> list[Range]:
     after = have[-1].until if have else 0
     newer, until = await _newer(connection, store.id, after)
-    if newer <= NEWER_MAX_CHUNKS:
+    if newer <= (_NEWER_MAX_WHILE_LOADING if store.is_loading else NEWER_MAX_CHUNKS):
         return have
     keep = list(have)
     while keep and keep[-1].chunk_count <= newer:
@@ -167,7 +169,9 @@ async def _stores(connection: Connection) -> list[Store]:
         )
         SELECT named.id, CASE WHEN embedding_dimensions <= %(max)s THEN embedding_dimensions END,
             (SELECT coalesce(sum(chunk_count), 0)::bigint FROM text_segments
-                WHERE vector_store_id = named.id)
+                WHERE vector_store_id = named.id),
+            EXISTS (SELECT FROM vector_store_files
+                WHERE vector_store_id = named.id AND status = 'in_progress')
         FROM (SELECT id FROM large UNION SELECT unnest(%(named)s::text[])) AS named
         LEFT JOIN vector_stores USING (id)
         """,
