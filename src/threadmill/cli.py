@@ -100,7 +100,7 @@ def check() -> None:
 
 @commands.command()
 def demo() -> None:
-    """Hold a streamed conversation with a scripted stand-in for a model, and print it."""
+    """Hold streamed conversations with a scripted stand-in for a model, and print them."""
     _set_up_log(Settings.model_construct(log_level="warning"))
     _run(transcript.show(print))
 

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     model_max_attempts: int = Field(default=4, ge=1)  # tries per model before its fallbacks
     model_max_retry_wait_s: float = Field(default=20, gt=0)  # the longest wait between two tries
     context_window_tokens: int = Field(default=128_000, ge=1)  # of models not named in [models]
-    tokenizer_download_timeout_s: float = Field(default=10, gt=0)
+    tokenizer_download_timeout_s: float = Field(default=10, ge=0)  # 0: tokens are estimated
 
     # --- who may use it ---
     api_keys: Annotated[list[SecretStr], NoDecode] = []  # static keys of the project "default"

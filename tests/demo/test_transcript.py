@@ -1,6 +1,7 @@
 """`threadmill demo`, as one types it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -46,6 +47,26 @@ thread.message.completed
 thread.run.step.completed
 thread.run.completed"""
 
+SEARCH_STREAM = """\
+POST .../runs, streamed
+thread.run.created
+thread.run.queued
+thread.run.in_progress
+thread.run.step.created
+thread.run.step.in_progress
+thread.run.step.delta
+thread.run.step.completed
+thread.run.step.created
+thread.run.step.in_progress
+thread.message.created
+thread.message.in_progress
+thread.message.delta
+thread.message.completed
+thread.run.step.completed
+thread.run.completed"""
+
+CITATION = "\u3010\\d+:\\d+\u2020lisbon\\.md\u3011"
+
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
@@ -77,6 +98,7 @@ def test_the_demo_is_the_same_in_every_environment(
     environment: dict[str, str], temporary: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "threadmill.toml").write_text("port = 'none'")
+    environment.pop("TIKTOKEN_CACHE_DIR", None)  # what is not there is done without
     demo = subprocess.run(
         COMMAND, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
@@ -92,10 +114,29 @@ def test_the_demo_is_the_same_in_every_environment(
     assert " model  It is 18:42 there." in demo.stdout  # which only the outputs knew
     rows = demo.stdout.partition("In the database now:")[2]
     assert rows.count(" completed ") == 2
+    _check_citation(demo.stdout)
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize("line", ["scripted stand-in", "are up at", "thread.run.step.delta"])
+def _check_citation(transcript: str) -> None:
+    assert SEARCH_STREAM in _wire(transcript)
+    deltas = [line for line in transcript.splitlines() if re.match(f" model  {CITATION} ", line)]
+    assert len(deltas) == 1  # whole
+    shown = transcript.partition("The answer:\n\n  ")[2]
+    answer, _, shown = shown.partition("\n")
+    place = re.search(r"Its characters (\d+) to (\d+) are a citation:\n\n  (.*)\n", shown)
+    assert place is not None
+    start, end, marker = int(place[1]), int(place[2]), place[3]
+    assert re.fullmatch(CITATION, marker)
+    assert answer[start:end] == marker
+    passage = shown.partition("Of lisbon.md, file-")[2]
+    assert answer[:start].strip() in " ".join(passage.split())
+    assert "one at night" in answer
+
+
+@pytest.mark.parametrize(
+    "line", ["scripted stand-in", "are up at", "thread.run.step.delta", "POST /v1/vector_stores"]
+)
 def test_an_interrupted_demo_leaves_nothing_behind(
     environment: dict[str, str], temporary: Path, line: str
 ) -> None:
@@ -103,7 +144,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize("line", ["are up at", "While it waited"])
+@pytest.mark.parametrize("line", ["are up at", "Of lisbon.md"])
 def test_nor_does_one_that_is_interrupted_while_it_closes(
     environment: dict[str, str], temporary: Path, line: str
 ) -> None:

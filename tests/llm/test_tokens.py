@@ -159,3 +159,17 @@ async def test_encodings_live_in_the_given_folder_unless_the_user_says_otherwise
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR")
     await TokenCounter(tmp_path, 1).load("x")
     assert os.environ["TIKTOKEN_CACHE_DIR"] == str(tmp_path)
+
+
+async def test_what_may_not_be_downloaded_is_not_asked_for(
+    tmp_path: Path, offline: list[str]
+) -> None:
+    counter = TokenCounter(tmp_path, download_timeout_s=0)
+    state = await counter.load("gpt-4o")
+    assert (state.exact, state.error) == (
+        False,
+        "The settings say that it is not to be downloaded.",
+    )
+    assert counter.count("Hello, world!", "gpt-4o") == estimate("Hello, world!")
+    assert counter.encoding("gpt-4o") is None
+    assert offline == []

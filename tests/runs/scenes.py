@@ -207,7 +207,7 @@ def scenes() -> list[Scene]:
             ],
             status="expired",
             text="Hel",
-            settings={"run_expires_after_s": 1},
+            settings={"run_expires_after_s": 2},
         ),
     ]
 

@@ -114,7 +114,7 @@ async def test_a_run_that_is_cancelled_while_it_waits(
 
 async def test_a_run_that_expires_while_it_waits(serve: Serve, model: ScriptedModel) -> None:
     model.reply(Reply(tool_calls=[WEATHER_CALL]))
-    async with serve(run_expires_after_s=1) as server, _client(server) as client:
+    async with serve(run_expires_after_s=2) as server, _client(server) as client:
         talk = await _begin(client)
         waiting = await talk.run()
         assert waiting.status == "requires_action"

@@ -21,9 +21,19 @@ SENTENCES = "".join(
 )
 
 
+OTHERS: set[psutil.Process] = set()  # that ran before the test
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path / "data", tokenizer_download_timeout_s=2)
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Servers of other tests' fixtures have their own."""
+    OTHERS.clear()
+    OTHERS.update(psutil.Process().children(recursive=True))
 
 
 @pytest_asyncio.fixture
@@ -31,7 +41,7 @@ async def reader(settings: Settings) -> AsyncIterator[DocumentReader]:
     reader = DocumentReader(settings)
     yield reader
     await reader.close()
-    assert psutil.Process().children(recursive=True) == []
+    assert left() == []
 
 
 @pytest.fixture
@@ -57,7 +67,14 @@ def batches(reader: DocumentReader, path: Path) -> AsyncGenerator[list[Chunk], N
 
 
 def zygotes() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children() if is_zygote(process)]
+    found = psutil.Process().children()
+    return [process for process in found if process not in OTHERS and is_zygote(process)]
+
+
+def left() -> list[psutil.Process]:
+    """Zygotes of the test, and their children, that are still there."""
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if process not in OTHERS and is_zygote(process)]
 
 
 def is_zygote(process: psutil.Process) -> bool:
@@ -274,7 +291,7 @@ async def test_closing_cuts_off_what_is_being_read(settings: Settings, long_text
     reading = batches(reader, long_text)
     await anext(reading)
     await reader.close()
-    assert psutil.Process().children(recursive=True) == []
+    assert left() == []
     await reading.aclose()
 
 

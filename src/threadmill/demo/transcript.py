@@ -3,10 +3,13 @@
 Only the model is a stand-in, and the transcript says so.
 """
 
+import asyncio
 import json
+import re
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from pydantic import SecretStr
 from threadmill.app import Served, served
 from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
 from threadmill.lifecycle import RunStatus
+from threadmill.schemas.queries import RESULT_CONTENT
 from threadmill.settings import Settings
 from threadmill.store import runs
 from threadmill.store.projects import DEFAULT_PROJECT_ID
@@ -25,6 +29,31 @@ Json = dict[str, Any]
 
 QUESTION = "I am leaving for Lisbon. Will I need an umbrella, and how late is it there?"
 
+DOCUMENT_NAME = "lisbon.md"
+DOCUMENT = """\
+# Getting around
+
+Trams are slow and crowded; line 28 climbs through the old town. The metro runs from half past six
+in the morning until one at night. A ticket for 24 hours costs 7 euros and is good for everything
+on wheels, the ferries across the river not included. A card must be bought once, for half a euro.
+Taxis are cheap by day and a fifth dearer at night. Whoever walks wears shoes that grip: the
+pavements are of polished stone, and the streets are steep.
+
+# Eating
+
+Lunch is served from noon to three, dinner from half past seven. Bread and olives that are put on
+the table unasked are paid for if they are eaten. Grilled sardines are best in June, when the whole
+town smells of them. The custard tarts of Belém are eaten warm, with cinnamon; the queue in front
+of the bakery is long, and moves fast.
+
+# Museums
+
+Most museums are closed on Mondays. The tile museum in the old convent shows five centuries of
+painted tiles, among them a view of the town before the earthquake of 1755. On Sundays the museums
+of the state are free for those who live in the country.
+"""
+DOCUMENT_QUESTION = "Until when does the metro run at night?"
+
 INTRODUCTION = """\
 The model in this demo is a scripted stand-in: it is no language model and says what it was told
 to. All else is real: the server, its Postgres (in a temporary folder), HTTP and the streams.
@@ -33,6 +62,14 @@ to. All else is real: the server, its Postgres (in a temporary folder), HTTP and
 WHAT_WAS_SHOWN = """
 A run streamed two parallel function calls in fragments, waited for their outputs, went on where it
 had stopped, and streamed its answer. While it waited, nothing but its row in Postgres was kept.
+
+Now a document, and a question about it.
+"""
+
+WHAT_WAS_FOUND = """
+The file was read in a process of its own, cut into passages, and searched by words and by vectors
+(scripted ones: they know words, but no meanings). The citation is one because that passage was
+really given to the model; a marker that it made up would have been plain text.
 """
 
 WHERE_TO_GO = """
@@ -48,34 +85,66 @@ Your program keeps the openai package and is told another address:
     client = openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="any")
 """
 
+_CHUNKING = {
+    "type": "static",
+    "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 0},
+}
+PREFIX = "threadmill-demo-"  # of the temporary folder
 _FRAGMENT_EVERY_S = 0.04  # the pace of a model of middling speed: one can read along
+_LOOK_EVERY_S = 0.05
 _ANSWER_WITHIN_S = 30
 
 
 async def show(say: Say) -> None:
     """Takes about three seconds and leaves nothing behind."""
     say(INTRODUCTION)
-    on_interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        with tempfile.TemporaryDirectory(prefix="threadmill-demo-") as folder:
-            async with ScriptedModel() as model, served(_settings(Path(folder), model)) as server:
-                model.answer = _answer
-                try:
-                    await _perform(server, say)
-                finally:
-                    # Closing takes half a second. A Ctrl-C that came now, or once more, would let
-                    # go of a Postgres that still writes into the folder.
-                    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    finally:
-        signal.signal(signal.SIGINT, on_interrupt)
+    with _one_interrupt() as no_more, tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        async with ScriptedModel() as model, served(_settings(Path(folder), model)) as server:
+            model.answer = _answer
+            try:
+                await _perform(server, say)
+            finally:
+                no_more()
     say(WHERE_TO_GO.rstrip())
+
+
+@contextmanager
+def _one_interrupt() -> Iterator[Callable[[], None]]:
+    """The first Ctrl-C ends the demo, further ones are not heard, nor is the first once `no_more`
+    was called: closing takes half a second, and cut short it would never end, or let go of a
+    Postgres that still writes into its folder."""
+    interrupt = signal.getsignal(signal.SIGINT)
+    if not callable(interrupt):  # a shell's background job: it is ignored as it is
+        yield lambda: None
+        return
+    is_heard = True
+
+    def no_more() -> None:
+        nonlocal is_heard
+        is_heard = False
+
+    def end() -> None:  # may be called twice for two that came together
+        if is_heard:
+            no_more()
+            interrupt(signal.SIGINT, None)
+
+    loop = asyncio.get_running_loop()
+    # As a callback of the loop it comes between two steps of a task, never in the midst of one.
+    loop.add_signal_handler(signal.SIGINT, end)
+    try:
+        yield no_more
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 async def _perform(server: Served, say: Say) -> None:
     say(f"The server and its Postgres are up at {server.address}.\n")
     async with _client_of(server) as client:
-        run = await Conversation(client, say).hold()
-    await _read_back(server, run, say)
+        conversation = Conversation(client, say)
+        await _read_back(server, await conversation.hold(), say)
+        await conversation.ask_about_document()
+    say(WHAT_WAS_FOUND.rstrip())
 
 
 def _settings(folder: Path, model: ScriptedModel) -> Settings:
@@ -86,6 +155,8 @@ def _settings(folder: Path, model: ScriptedModel) -> Settings:
         port=0,
         model_base_url=model.base_url,
         model_api_key=SecretStr("scripted"),  # or it would be looked for in OPENAI_API_KEY
+        embedding_model="scripted-stand-in",
+        tokenizer_download_timeout_s=0,  # the demo asks nobody for anything
         drain_timeout_s=0,
     )
 
@@ -141,6 +212,61 @@ class Conversation:
             {"tool_outputs": outputs, "stream": True},
         )
 
+    async def ask_about_document(self) -> None:
+        self._page.write("you", "Make an assistant that knows a document.")
+        store_id = await self._ingest()
+        assistant = await self._post(
+            "assistants",
+            {
+                "model": "scripted-stand-in",
+                "tools": [{"type": "file_search"}],
+                "tool_resources": {"file_search": {"vector_store_ids": [store_id]}},
+            },
+        )
+        self._page.write("you", DOCUMENT_QUESTION)
+        messages = [{"role": "user", "content": DOCUMENT_QUESTION}]
+        thread = await self._post("threads", {"messages": messages})
+        runs_path = f"threads/{thread['id']}/runs"
+        run = await self._listen(runs_path, {"assistant_id": assistant["id"], "stream": True})
+        assert run["status"] == RunStatus.COMPLETED, f"The demo's run is {run['status']}."
+        await self._show_citation(thread["id"], run["id"])
+
+    async def _ingest(self) -> str:
+        form = aiohttp.FormData({"purpose": "assistants"})
+        form.add_field("file", DOCUMENT.encode(), filename=DOCUMENT_NAME)
+        async with self._client.post("files", data=form) as response:
+            file = await response.json()
+        self._page.write("server", file["id"], "POST /v1/files")
+        store = await self._post(
+            "vector_stores", {"file_ids": [file["id"]], "chunking_strategy": _CHUNKING}
+        )
+        while store["status"] == "in_progress":
+            await asyncio.sleep(_LOOK_EVERY_S)
+            store = await self._get(f"vector_stores/{store['id']}")
+        counts = store["file_counts"]
+        said = f"{counts['completed']} file ingested, {counts['failed']} failed"
+        self._page.write("server", said, "GET /v1/vector_stores/...")
+        return str(store["id"])
+
+    async def _show_citation(self, thread_id: str, run_id: str) -> None:
+        """What the answer cites, and the passage that the model was given under that marker."""
+        messages = await self._get(f"threads/{thread_id}/messages?run_id={run_id}")
+        text = messages["data"][0]["content"][0]["text"]
+        [citation] = text["annotations"]
+        steps = await self._get(
+            f"threads/{thread_id}/runs/{run_id}/steps?order=asc&include[]={RESULT_CONTENT}"
+        )
+        [call] = steps["data"][0]["step_details"]["tool_calls"]
+        place = int(citation["text"].partition("†")[0].rpartition(":")[2])
+        result = call["file_search"]["results"][place]
+        start, end = citation["start_index"], citation["end_index"]
+        self._page.quote(text["value"], "The answer:")
+        self._page.quote(citation["text"], f"Its characters {start} to {end} are a citation:")
+        self._page.quote(
+            result["content"][0]["text"].strip(),
+            f"Of {result['file_name']}, {result['file_id']}, score {result['score']:.2f}:",
+        )
+
     def _call_functions(self, run: Json) -> list[Json]:
         outputs = []
         for call in run["required_action"]["submit_tool_outputs"]["tool_calls"]:
@@ -155,6 +281,11 @@ class Conversation:
             created: Json = await response.json()
         self._page.write("server", created["id"], f"POST /v1/{path}")
         return created
+
+    async def _get(self, path: str) -> Json:
+        async with self._client.get(path) as response:
+            found: Json = await response.json()
+        return found
 
     async def _listen(self, path: str, body: Json) -> Json:
         """Write down every event of a stream; the run as the last of them showed it."""
@@ -188,7 +319,9 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, 
 
 
 def _answer(request: Json) -> Reply:
-    """Two calls, and once their outputs are in the prompt, a text made of these."""
+    """Calls, and once their outputs are in the prompt, a text made of these."""
+    if any(tool["function"]["name"] == "file_search" for tool in request["tools"]):
+        return _answer_from_document(request["messages"])
     facts: Json = {}
     for message in request["messages"]:
         if message["role"] == "tool":
@@ -204,6 +337,26 @@ def _answer(request: Json) -> Reply:
         f"It is {facts['local_time']} there.",
     ]
     return Reply(text=text, delay_s=_FRAGMENT_EVERY_S)
+
+
+def _answer_from_document(messages: list[Json]) -> Reply:
+    """The sentence of the first passage that shares most words with the question."""
+    if messages[-1]["role"] != "tool":
+        arguments = ['{"queries": ["', messages[-1]["content"], '"]}']
+        return Reply(tool_calls=[ToolCall("file_search", arguments)], delay_s=_FRAGMENT_EVERY_S)
+    heading, _, passages = messages[-1]["content"].partition("\n")
+    marker = heading[: heading.index("】") + 1]
+    asked = _words(DOCUMENT_QUESTION)
+    sentences = passages.partition("\n\n【")[0].replace("\n", " ").split(". ")
+    best = max(sentences, key=lambda sentence: len(asked & _words(sentence)))
+    words = best.split()
+    text = [" ".join(words[at : at + 3]) + " " for at in range(0, len(words), 3)]
+    # In pieces too; a client gets it whole.
+    return Reply(text=[*text, marker[:3], marker[3:], "."], delay_s=_FRAGMENT_EVERY_S)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
 
 
 # --- what is written down ---
@@ -231,7 +384,14 @@ class Page:
         else:
             self.write("", _usage(data.get("usage")), name)
 
+    def quote(self, text: str, about: str) -> None:
+        self._say(f"\n{about}\n")
+        for line in text.splitlines():
+            self._say(f"  {line}".rstrip())
+
     def _call(self, call: Json) -> str:
+        if call["type"] == "file_search":  # the server answers this one itself
+            return "file_search(...)"
         function = call["function"]
         is_new = call["index"] not in self._called
         name = self._called.setdefault(call["index"], function.get("name", ""))
@@ -256,4 +416,4 @@ async def _read_back(server: Served, shown: Json, say: Say) -> None:
         names = " and ".join(call["function"]["name"] for call in calls)
         say(f"  {step.id:<32} {step.type:<18} {step.status:<12} {names}".rstrip())
     assert run.status == RunStatus.COMPLETED, f"The demo's run is {run.status}: {run.last_error}"
-    say(WHAT_WAS_SHOWN.rstrip())
+    say(WHAT_WAS_SHOWN)

@@ -107,8 +107,8 @@ class _LazyEncoding:
     def wait(self) -> EncodingState:
         if self._encoding is None:
             self._start()
-            assert self._thread is not None, "started above"
-            self._thread.join(self._timeout_s)
+            if self._thread is not None:
+                self._thread.join(self._timeout_s)
         return self.state()
 
     def state(self) -> EncodingState:
@@ -123,6 +123,9 @@ class _LazyEncoding:
         return f"The download did not end within {self._timeout_s:g} seconds."
 
     def _start(self) -> None:
+        if not self._timeout_s:
+            self._error = "The settings say that it is not to be downloaded."
+            return
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return

@@ -104,7 +104,8 @@ class Zygote:
         # What is here stays: children shall not copy its pages for the collector's marks.
         gc.collect()
         gc.freeze()
-        self._control.sendall(frames.pack(frames.Ready(exact=encoded is not None)))
+        with contextlib.suppress(ConnectionError):  # the server may be gone by now
+            self._control.sendall(frames.pack(frames.Ready(exact=encoded is not None)))
 
     def _start(self, job: frames.Job) -> None:
         file, stream = self._descriptors[:2]

@@ -21,7 +21,7 @@ from threadmill.search.parse import Chunk, DocumentReader, Unreadable
 from threadmill.search.resources import FILES_WAIT
 from threadmill.store import chunks, files, vector_stores
 from threadmill.store.chunks import NewChunk
-from threadmill.store.database import Unreachable
+from threadmill.store.database import Connection, Unreachable
 from threadmill.store.rows import VectorStore, VectorStoreFile
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ _BATCHES_AHEAD = 2  # that are read and embedded while one is written
 _BYTES_PER_DIMENSION = 2  # of a halfvec
 _DATABASE_PAUSE_S = 1.0
 
-Key = tuple[str, str]
+Key = tuple[str, str, int]  # store, file, claim
 
 
 class Gone(Exception):
@@ -46,6 +46,7 @@ class Ingester:
         self._reader = DocumentReader(runtime.settings)
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._work = asyncio.Event()
+        self._claiming = asyncio.Lock()
         self._accepts = True
 
     def on_hint(self, message: str) -> None:
@@ -56,14 +57,13 @@ class Ingester:
         """Runs until it is cancelled: takes files while there is room."""
         while True:
             self._work.clear()
-            async with self._runtime.database.connection() as connection:
+            async with self._claiming, self._runtime.database.connection() as connection:
                 await vector_stores.release_dead(connection)
+                await self._let_go(connection)
                 room = self._runtime.settings.ingest_max_concurrent_files - len(self._tasks)
-                claimed = []
                 if self._accepts and room > 0:
-                    claimed = await vector_stores.claim(connection, self._worker, room)
-            for file in claimed:
-                self._start(file)
+                    for file in await vector_stores.claim(connection, self._worker, room):
+                        self._start(file)
             try:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._work.wait()
@@ -72,21 +72,29 @@ class Ingester:
 
     async def stop(self) -> None:
         """What is on its way is handed back: whoever goes on does so behind the last batch."""
-        self._accepts = False
+        async with self._claiming:  # what is being claimed has its task then
+            self._accepts = False
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._reader.close()
 
+    async def _let_go(self, connection: Connection) -> None:
+        """Of what was cancelled or removed, without waiting for vectors that nobody wants."""
+        if self._tasks:
+            held = await vector_stores.held(connection, self._worker)
+            for key, task in self._tasks.items():
+                if key not in held:
+                    task.cancel()
+
     def _start(self, file: VectorStoreFile) -> None:
-        key = (file.vector_store_id, file.id)
+        key = (file.vector_store_id, file.id, file.claims)
         task = asyncio.create_task(self._ingest(file), name=f"ingest {file.id}")
         self._tasks[key] = task
 
         def forget(_: asyncio.Task[None]) -> None:
-            if self._tasks.get(key) is task:
-                del self._tasks[key]
+            del self._tasks[key]
             self._work.set()  # there is room again
 
         task.add_done_callback(forget)
@@ -95,7 +103,7 @@ class Ingester:
 
     async def _ingest(self, file: VectorStoreFile) -> None:
         try:
-            await self._read_in(file)
+            await self._read_in_or_fail(file)
         except Gone:
             return
         except asyncio.CancelledError:
@@ -103,8 +111,13 @@ class Ingester:
             raise
         except Unreachable:
             log.warning("ingestion_waits_for_database", file_id=file.id)
-            await asyncio.sleep(_DATABASE_PAUSE_S)
-            await self._hand_back(file)
+            await self._hand_back_at_last(file)
+
+    async def _read_in_or_fail(self, file: VectorStoreFile) -> None:
+        try:
+            await self._read_in(file)
+        except (Gone, Unreachable):
+            raise
         except Unreadable as fault:
             await self._fail(file, fault.code, fault.message)
         except ModelError as fault:
@@ -164,6 +177,15 @@ class Ingester:
     async def _hand_back(self, file: VectorStoreFile) -> None:
         async with self._runtime.database.connection() as connection:
             await vector_stores.hand_back(connection, file)
+
+    async def _hand_back_at_last(self, file: VectorStoreFile) -> None:
+        """Our lease may outlast the outage, and then nobody else would take the file up."""
+        while True:
+            await asyncio.sleep(_DATABASE_PAUSE_S)
+            try:
+                return await self._hand_back(file)
+            except Unreachable:
+                continue
 
 
 class _Writer:
