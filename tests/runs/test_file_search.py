@@ -17,6 +17,7 @@ from openai import AssistantEventHandler, AsyncAssistantEventHandler
 from openai.types.beta.threads import Message, Run
 from openai.types.beta.threads.runs import RunStep
 
+from conftest import Serve
 from runs.scenes import BEGUN, CALLS, COMPLETED, MESSAGE, RESUMED, WRITTEN, call_deltas, deltas
 from runs.wire import WEATHER, Api, Conversation, Event, Json, names, outputs_for, text_of
 from shelf import LARGE_CHUNKS, POLL_EVERY_MS, SMALL_CHUNKS, Archive, Shelf, new_shelf
@@ -324,6 +325,38 @@ async def test_the_model_is_given_so_many_tokens(shelf: Shelf, model: str, chunk
     assert len(await searched(talk, run)) == chunks  # the first one in any case
     [output] = tool_outputs(shelf.model)
     assert len(MARKER.findall(output)) == chunks
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_model_with_a_small_window_is_given_less(
+    serve: Serve, model: ScriptedModel
+) -> None:
+    """It searches again and again, and all of it still fits."""
+
+    def answer(request: Json) -> Reply:
+        if sum(one["role"] == "tool" for one in request["messages"]) < 3:
+            return Reply(tool_calls=[ToolCall("file_search", {"queries": ["topic word7"]})])
+        return Reply(text="Enough.")
+
+    model.answer = answer
+    async with (
+        serve(context_window_tokens=8_192) as server,
+        openai.AsyncOpenAI(api_key="any", base_url=f"{server.address}/v1", max_retries=0) as client,
+    ):
+        store = await client.vector_stores.create()
+        await client.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id,
+            file=("long.txt", " ".join(f"apple{n % 7} topic" for n in range(4_000)).encode()),
+            poll_interval_ms=POLL_EVERY_MS,
+        )
+        assistant = await client.beta.assistants.create(
+            model="scripted",
+            tools=[SEARCH],
+            tool_resources={"file_search": {"vector_store_ids": [store.id]}},
+        )
+        talk = await Conversation.begin(client, assistant.id)
+        run = await completed(talk)
+        assert len(await searched(talk, run)) == 2  # of 800 tokens each
 
 
 # --- what is searched ---

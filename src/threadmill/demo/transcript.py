@@ -96,7 +96,7 @@ _ANSWER_WITHIN_S = 30
 
 
 async def show(say: Say) -> None:
-    """Takes about three seconds and leaves nothing behind."""
+    """Takes about five seconds and leaves nothing behind."""
     say(INTRODUCTION)
     with _one_interrupt() as no_more, tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         async with ScriptedModel() as model, served(_settings(Path(folder), model)) as server:

@@ -25,6 +25,7 @@ _RESULTS = 20
 _RESULTS_SMALL = 5
 _RESULT_TOKENS = 16_000
 _RESULT_TOKENS_SMALL = 4_000
+_WINDOW_SHARE = 4  # at most so much of the model's window is for one search: local ones are small
 _INDEXING_MAX_S = 60.0  # that a run waits for files just attached to its thread
 _INDEXING_LOOK_EVERY_S = 0.1
 _QUERIES_MAX = 8
@@ -166,7 +167,7 @@ async def search_files(
         is_limit = fault.code == "rate_limit_exceeded"
         code: ErrorCode = "rate_limit_exceeded" if is_limit else "server_error"
         raise ModelError(code, f"The search failed: {fault.message}") from fault
-    hits = _within(hits, _RESULT_TOKENS_SMALL if is_small else _RESULT_TOKENS)
+    hits = _within(hits, _budget_tokens(runtime, run, is_small=is_small))
     if not hits:
         return _said(arguments, "Nothing was found.")
     m = sources.next_m(wanted_m)
@@ -229,6 +230,14 @@ def _queries(arguments: str) -> list[str]:
         return []
     texts = [one.replace("\0", " ") for one in sent if isinstance(one, str)]  # Postgres has no NUL
     return [text[:_QUERY_MAX_CHARACTERS] for text in texts if text.strip()][:_QUERIES_MAX]
+
+
+def _budget_tokens(runtime: Runtime, run: Run, *, is_small: bool) -> int:
+    budget_tokens = _RESULT_TOKENS_SMALL if is_small else _RESULT_TOKENS
+    route = runtime.models.route(run.model)
+    if route is None:
+        return budget_tokens
+    return min(budget_tokens, route.context_window_tokens // _WINDOW_SHARE)
 
 
 def _within(hits: list[Hit], budget_tokens: int) -> list[Hit]:
