@@ -1,6 +1,7 @@
 """The command line: parse, build Settings, call."""
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -22,6 +23,8 @@ from threadmill.store import projects
 from threadmill.store.database import Connection, DatabaseError, connect
 
 T = TypeVar("T")
+
+_OPEN_FILES = 65_536
 
 commands = typer.Typer(
     name="threadmill",
@@ -55,6 +58,7 @@ def serve(
 ) -> None:
     """Start the server; without THREADMILL_DATABASE_URL with a Postgres of its own."""
     settings = _settings(host=host, port=port)
+    _raise_open_files_limit()
 
     def greet(started: server.Served) -> None:
         address = started.address
@@ -64,6 +68,7 @@ def serve(
         if not started.keys_are_demanded:
             print("No API key was made: any key is accepted, from this machine only.")
         sys.stdout.flush()
+        _freeze()
 
     _run(server.serve(settings, on_start=greet))
 
@@ -74,7 +79,13 @@ def worker() -> None:
     settings = _settings()
     if settings.database_url is None:
         _fail("A worker needs the database of its servers: set THREADMILL_DATABASE_URL.")
-    _run(server.work(settings, on_start=lambda: print("The worker waits for runs.", flush=True)))
+    _raise_open_files_limit()
+
+    def greet() -> None:
+        print("The worker waits for runs.", flush=True)
+        _freeze()
+
+    _run(server.work(settings, on_start=greet))
 
 
 @commands.command()
@@ -159,6 +170,25 @@ def _settings(**given: Any) -> Settings:
         _fail("\n".join(lines))
     _set_up_log(settings)
     return settings
+
+
+def _raise_open_files_limit() -> None:
+    """A stream takes two, one to the client and one to the model, and the usual limit is 1,024."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _freeze() -> None:
+    """What is loaded now stays for good: looking through it in every full garbage collection would
+    hold up all streams for tens of milliseconds."""
+    gc.collect()
+    gc.freeze()
 
 
 def _set_up_log(settings: Settings) -> None:
