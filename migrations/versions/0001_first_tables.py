@@ -257,7 +257,8 @@ def upgrade() -> None:
             name=op.f("runs_completed_at_check"),
         ),
         sa.CheckConstraint(
-            "status IN ('queued', 'in_progress', 'requires_action', 'cancelling', 'cancelled', 'failed', 'completed', 'incomplete', 'expired')",
+            "status IN ('queued', 'in_progress', "
+            "'requires_action', 'cancelling', 'cancelled', 'failed', 'completed', 'incomplete', 'expired')",
             name=op.f("runs_status_check"),
         ),
         sa.CheckConstraint(

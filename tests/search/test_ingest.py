@@ -356,6 +356,35 @@ async def test_who_takes_over_from_the_killed_loses_and_doubles_nothing(
     assert counts(done) == {"completed": 2, "total": 2}
 
 
+async def test_chunks_that_another_process_made_otherwise_are_made_again(
+    launch: Launch, database: Database, model: ScriptedModel
+) -> None:
+    """One counts tokens, the other has to estimate them: their chunks do not follow each other."""
+    searching = {**FAST, "THREADMILL_EMBEDDING_MODEL": "hashing"}
+    embedder = SlowEmbedder(model)
+    first = await launch(**searching)
+    store = await first.client.vector_stores.create()
+    embedder.allow(1_000)
+    calm = await put(first.client, store, NOVEL, chunking_strategy=SMALL_CHUNKS)
+    embedder.allow(3)
+    uploaded = await first.client.files.create(
+        file=("text.txt", NOVEL.encode()), purpose="assistants"
+    )
+    await first.client.vector_stores.files.create(
+        store.id, file_id=uploaded.id, chunking_strategy=SMALL_CHUNKS
+    )
+    await _killed(database, uploaded.id, [first], later_than=0)
+    async with database.connection() as connection:
+        await connection.execute(
+            "UPDATE chunks SET text = left(text, -1) WHERE file_id = %s", [uploaded.id]
+        )
+    second = await launch(**searching)
+    embedder.allow(1_000)
+    file = await polled(second.client, store.id, uploaded.id)
+    assert file.status == "completed", file.last_error
+    assert await chunk_rows(database, uploaded.id) == await chunk_rows(database, calm.id)
+
+
 async def _killed(
     database: Database, file_id: str, processes: list[Process], *, later_than: int
 ) -> int:

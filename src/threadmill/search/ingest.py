@@ -6,7 +6,7 @@ whole batches, and the next one goes on behind the last of them.
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -141,19 +141,42 @@ class Ingester:
                 raise Gone
             filename = (await files.get(connection, file.project_id, file.id)).filename
             done = await chunks.count(connection, file.vector_store_id, file.id)
-        sizes = file.chunking_strategy["static"]
-        writer = _Writer(self._runtime, file, stores[0], done)
+            last = await chunks.last_text(connection, file.vector_store_id, file.id)
         async with self._on_disk(file.id) as path:
-            batches = self._reader.read(
-                path,
-                filename,
-                max_chunk_size_tokens=sizes["max_chunk_size_tokens"],
-                chunk_overlap_tokens=sizes["chunk_overlap_tokens"],
-                skip=done,
-            )
-            async with aclosing(batches):
+            if last is not None and not await self._fits(file, path, filename, done, last):
+                await self._start_over(file)
+                done = 0
+            writer = _Writer(self._runtime, file, stores[0], done)
+            async with aclosing(self._read(file, path, filename, skip=done)) as batches:
                 await writer.write_all(batches)
         await writer.finish()
+
+    def _read(
+        self, file: VectorStoreFile, path: Path, filename: str, *, skip: int
+    ) -> AsyncGenerator[list[Chunk], None]:
+        sizes = file.chunking_strategy["static"]
+        return self._reader.read(
+            path,
+            filename,
+            max_chunk_size_tokens=sizes["max_chunk_size_tokens"],
+            chunk_overlap_tokens=sizes["chunk_overlap_tokens"],
+            skip=skip,
+        )
+
+    async def _fits(
+        self, file: VectorStoreFile, path: Path, filename: str, done: int, last: str
+    ) -> bool:
+        """Whether the chunks that another process has put in are those that this one would make:
+        where one counts tokens and the other has to estimate them, they are not."""
+        async with aclosing(self._read(file, path, filename, skip=done - 1)) as batches:
+            batch = await anext(batches, None)
+        return batch is not None and batch[0].text == last
+
+    async def _start_over(self, file: VectorStoreFile) -> None:
+        async with self._runtime.database.transaction() as connection:
+            if not await vector_stores.progress(connection, file, 0):
+                raise Gone
+            await chunks.remove_file(connection, file.vector_store_id, file.id)
 
     @asynccontextmanager
     async def _on_disk(self, file_id: str) -> AsyncIterator[Path]:

@@ -100,6 +100,17 @@ async def count(connection: Connection, store_id: str, file_id: str) -> int:
     return found
 
 
+async def last_text(connection: Connection, store_id: str, file_id: str) -> str | None:
+    """Of the chunk that was put in last; None if there is none yet."""
+    found = await query.value(
+        connection,
+        "SELECT text FROM chunks WHERE vector_store_id = %(store_id)s AND file_id = %(file_id)s"
+        " ORDER BY ordinal DESC LIMIT 1",
+        {"store_id": store_id, "file_id": file_id},
+    )
+    return None if found is None else str(found)
+
+
 async def size_bytes(connection: Connection, store_id: str, file_id: str) -> int:
     """Of the texts, in UTF-8."""
     size: int = await query.value(
