@@ -258,7 +258,8 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "status IN ('queued', 'in_progress', "
-            "'requires_action', 'cancelling', 'cancelled', 'failed', 'completed', 'incomplete', 'expired')",
+            "'requires_action', 'cancelling', 'cancelled', 'failed', "
+            "'completed', 'incomplete', 'expired')",
             name=op.f("runs_status_check"),
         ),
         sa.CheckConstraint(
