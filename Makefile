@@ -31,6 +31,8 @@ sdk-matrix: $(VENV)/.tests ## The same conversation through six generations of t
 
 bench: $(VENV)/.tests ## Measure, and print the table of bench/README.md
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.search
+	$(BIN)/python -m bench.ingest
 
 lock: $(VENV)/.tests ## Pin the newest versions that pyproject.toml admits
 	$(BIN)/uv pip compile -q --upgrade --universal --no-emit-index-url --no-header \
