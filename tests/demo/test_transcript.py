@@ -108,7 +108,7 @@ def test_the_demo_is_the_same_in_every_environment(
     assert FIRST_STREAM in wire
     assert SECOND_STREAM in wire
     assert "scripted stand-in" in demo.stdout
-    # The two calls take turns, in fragments that are no JSON by themselves.
+    # Arguments arrive in fragments that are no JSON by themselves.
     fragments = [line[8:54].rstrip() for line in demo.stdout.splitlines() if ": {" in line]
     assert fragments == ['get_weather: {"city', 'get_local_time: {"city']
     assert " model  It is 18:42 there." in demo.stdout  # which only the outputs knew

@@ -106,7 +106,7 @@ async def create_thread_and_run(
             tool_resources=assistant.tool_resources | given,
             expires_after_s=runtime.settings.run_expires_after_s,
         )
-        ground = runs.Ground(assistant, thread.tool_resources, None, bool(new_thread.messages))
+        ground = runs.Ground(assistant, None, bool(new_thread.messages))
         start.check(run, ground, [], runtime.models)
         start.claim(executor, run, streams=bool(wanted.stream))
         await runs.create(connection, run, [], None)

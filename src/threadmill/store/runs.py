@@ -37,7 +37,6 @@ class Ground(msgspec.Struct):
     """What a run is started on: the assistant and the state of the thread, read at one moment."""
 
     assistant: Assistant
-    tool_resources: dict[str, Any]
     active_run_id: str | None
     has_messages: bool
 
@@ -46,8 +45,7 @@ async def ground(
     connection: Connection, project_id: str, thread_id: str, assistant_id: str
 ) -> Ground:
     cursor = await connection.execute(
-        f"SELECT {columns(Assistant, 'assistants')}, threads.id, threads.tool_resources,"
-        " threads.active_run_id,"
+        f"SELECT {columns(Assistant, 'assistants')}, threads.id, threads.active_run_id,"
         " EXISTS (SELECT FROM messages WHERE messages.thread_id = threads.id)"
         " FROM assistants LEFT JOIN threads"
         " ON threads.id = %(thread_id)s AND threads.project_id = %(project_id)s"
@@ -57,9 +55,9 @@ async def ground(
     row = await cursor.fetchone()
     if row is None:
         raise not_found("assistant", assistant_id)
-    if row[-4] is None:
+    if row[-3] is None:
         raise not_found("thread", thread_id)
-    return Ground(Assistant(*row[:-4]), *row[-3:])
+    return Ground(Assistant(*row[:-3]), *row[-2:])
 
 
 async def create(
