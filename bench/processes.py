@@ -13,6 +13,11 @@ def cpu_s(root: int) -> float:
     return sum(_clock_s(pid) + _ended_children_s(pid) for pid in _tree(root))
 
 
+def own_cpu_s(pid: int) -> float:
+    """Without descendants."""
+    return _clock_s(pid)
+
+
 def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -22,6 +27,21 @@ def proportional_bytes(pid: int) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     [kilobytes] = [line.split()[1] for line in lines if line.startswith("Pss:")]
     return int(kilobytes) * 1024
+
+
+def forget_peak(pid: int) -> None:
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most resident memory since it began, or since `forget_peak`: the kernel's own mark."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [kilobytes] = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(kilobytes) * 1024
+
+
+def descendants(pid: int) -> list[int]:
+    return _tree(pid)[1:]
 
 
 def waited_share(pid: int) -> float:

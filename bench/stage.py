@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO
@@ -93,6 +93,10 @@ class Stage:
     def postmaster(self) -> int:
         return int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
 
+    @property
+    def database_url(self) -> str:
+        return self._postgres.url
+
     @asynccontextmanager
     async def commits(self) -> AsyncIterator[Commits]:
         commits = Commits(self._postgres.url)
@@ -102,7 +106,9 @@ class Stage:
             commits.close()
 
     @asynccontextmanager
-    async def server(self, *, embedded: Path | None = None) -> AsyncIterator[Server]:
+    async def server(
+        self, *, embedded: Path | None = None, settings: Mapping[str, object] | None = None
+    ) -> AsyncIterator[Server]:
         """A `threadmill serve` of its own; with `embedded`, on a Postgres of its own there."""
         self._servers += 1
         if embedded is None:
@@ -115,6 +121,8 @@ class Stage:
         environment["THREADMILL_CONFIG"] = os.devnull
         environment["THREADMILL_PORT"] = "0"
         environment["THREADMILL_MODEL_BASE_URL"] = f"{self.upstream}/v1"
+        for name, value in (settings or {}).items():
+            environment[f"THREADMILL_{name.upper()}"] = str(value)
         command = [str(Path(sys.executable).with_name("threadmill")), "serve"]
         if self.profile is not None:
             command = [sys.executable, "-m", "bench.profiled", str(self.profile), "serve"]

@@ -6,6 +6,8 @@ The model's name says what it answers:
     words-10-every-100ms    the same, with a pause before each chunk
     stamps-10-every-100ms   chunks that carry their stream, number, time of sending and checksum
 
+POST /v1/embeddings is answered at once, whatever the model, with vectors made before.
+
 Run as a process: `python -m bench.upstream` prints its address and ends with its standard input.
 """
 
@@ -21,6 +23,8 @@ from functools import cache, partial
 from typing import cast
 
 import httptools
+import numpy as np
+import orjson
 import uvloop
 
 FIRST_WORD = "Once"  # must not be in instructions: by it the first token is found
@@ -28,6 +32,8 @@ FIRST_WORD = "Once"  # must not be in instructions: by it the first token is fou
 _MODEL = re.compile(rb'"model": ?"((words|stamps)-(\d+)(?:-every-(\d+)ms)?)"')
 _STREAMED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
 _STREAMED += b"Transfer-Encoding: chunked\r\n\r\n"
+_DIMENSIONS = 1536
+_VECTORS = 4096  # that differ: an index over vectors that are all the same would be a strange one
 _END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 _streams = itertools.count()
@@ -71,11 +77,15 @@ class _Request(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._parser = httptools.HttpRequestParser(self)
         self._body: list[bytes] = []
+        self._url = b""
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     # --- called by the parser ---
+
+    def on_url(self, url: bytes) -> None:
+        self._url = url
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -83,6 +93,9 @@ class _Request(asyncio.Protocol):
     def on_message_complete(self) -> None:
         body = b"".join(self._body)
         self._body.clear()
+        if self._url.endswith(b"/embeddings"):
+            self._transport.write(_embeddings(len(orjson.loads(body)["input"])))
+            return
         asked = _MODEL.search(body)
         if asked is None:
             self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
@@ -189,6 +202,29 @@ def _payload(
         "choices": [choice],
         "usage": None,
     }
+
+
+def _embeddings(count: int) -> bytes:
+    rows = b",".join(
+        b'{"object":"embedding","index":%d,"embedding":%b}' % (index, next(_vectors()))
+        for index in range(count)
+    )
+    usage = b'"model":"bench","usage":{"prompt_tokens":0,"total_tokens":0}'
+    body = b'{"object":"list","data":[%b],%b}' % (rows, usage)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+@cache
+def _vectors() -> Iterator[bytes]:
+    """As JSON, in turns and without end."""
+    vectors = np.random.default_rng(1).normal(size=(_VECTORS, _DIMENSIONS))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    made = [
+        orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY)
+        for vector in vectors.astype(np.float32)
+    ]
+    return itertools.cycle(made)
 
 
 async def _serve() -> None:

@@ -1,13 +1,19 @@
 """File bytes by id: a directory by default, S3, Google or Azure by URL. The one door to obstore."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from threadmill.errors import NotFound
+
+if TYPE_CHECKING:
+    from obstore import AsyncWritableFile  # there for type checkers only
 
 # What is held in memory of a file on its way, times three while it is written. S3 takes no smaller
 # parts, and every piece that is read is one request to it.
@@ -17,6 +23,13 @@ _PIECE_BYTES = 5 * 1024**2
 class Blobs:
     def __init__(self, url: str) -> None:
         """`url`: file:///..., s3://bucket/prefix, gs:// or az://; a directory is made if missing.
+
+        Who we are there is read from the environment, once, here. For S3: AWS_ACCESS_KEY_ID,
+        AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION; without keys, the role of the
+        machine or pod. ~/.aws is not read. For another S3 such as MinIO: AWS_ENDPOINT_URL, with
+        AWS_ALLOW_HTTP=true if it is http://, and AWS_VIRTUAL_HOSTED_STYLE_REQUEST=true if that URL
+        already names the bucket. For Google: GOOGLE_SERVICE_ACCOUNT, a path. For Azure:
+        AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY.
 
         Raises OSError or ValueError for one that cannot be used.
         """
@@ -35,11 +48,21 @@ class Blobs:
         raises, or the task is cancelled, nothing is left of it."""
         # A writer, not put_async(pieces): that one would draw the pieces in tasks of its own, which
         # know nothing of our task's cancellation, time limits and log context.
-        async with obstore.open_writer_async(
+        writer = obstore.open_writer_async(
             self._store, blob_id, buffer_size=_PIECE_BYTES, max_concurrency=2
-        ) as writer:
+        )
+        try:
             async for piece in pieces:
-                await writer.write(piece)
+                await _to_its_end(writer.write(piece))
+        except BaseException as error:
+            await _to_its_end(_abort(writer, error))
+            raise
+        try:
+            await _to_its_end(writer.close())
+        except asyncio.CancelledError:
+            with suppress(Exception):  # that we are cancelled is what must be heard
+                await _to_its_end(self.delete(blob_id))
+            raise
 
     async def read(self, blob_id: str) -> bytes:
         """All of it, in memory: for what is known to be small."""
@@ -74,6 +97,25 @@ class Blobs:
             await obstore.delete_async(self._store, blob_id)
         except FileNotFoundError:
             return
+
+
+async def _abort(writer: "AsyncWritableFile", error: BaseException) -> None:
+    # Flushed first: S3 may keep a part that was still on its way when its upload was aborted.
+    with suppress(Exception):
+        await writer.flush()
+    with suppress(Exception):  # the error that brought us here is the one to be heard
+        await writer.__aexit__(type(error), error, error.__traceback__)
+
+
+async def _to_its_end(work: Awaitable[object]) -> None:
+    """When cancelled, first see the end of it. A request that is cut off may take effect all the
+    same: an upload is begun whose id nobody heard, and stays open in S3 for ever."""
+    running = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def _missing(blob_id: str) -> NotFound:
