@@ -162,13 +162,36 @@ async def test_the_sdk_knows_stores(sdk: openai.AsyncOpenAI, stores: Stores) -> 
 
 
 async def test_search_settings_are_shown_where_they_were_made(wire: Wire, stores: Stores) -> None:
-    search = {"mode": "text", "language": "german", "rerank_url": RERANK_URL, "rerank_model": "c"}
+    search = {
+        "mode": "text",
+        "language": "german",
+        "embedding_model": "d",
+        "rerank_url": RERANK_URL,
+        "rerank_model": "c",
+    }
     store = await wire.post("/vector_stores", {"search": search})
     path = f"/vector_stores/{store['id']}"
     assert (await wire.get(path))["search"] == search
-    changed = await wire.post(path, {"search": {"mode": "hybrid", "rerank_url": None}})
+    less = {"mode": "hybrid", "embedding_model": None, "rerank_url": None}
+    changed = await wire.post(path, {"search": less})
     assert changed["search"] == {"mode": "hybrid", "language": "german", "rerank_model": "c"}
     assert "search" not in await wire.post(path, {"search": None})
+
+
+async def test_the_embedding_model_is_settled_with_the_first_file(
+    wire: Wire, stores: Stores
+) -> None:
+    store = await wire.post("/vector_stores", {"search": {"embedding_model": "small"}})
+    path = f"/vector_stores/{store['id']}"
+    await wire.post(path, {"search": {"embedding_model": "large"}})
+    await wire.post(f"{path}/files", {"file_id": await stores.add_file()})
+    assert await wire.refused("POST", path, {"search": {"embedding_model": "small"}}) == Refusal(
+        400,
+        f"Invalid 'search.embedding_model': vector store '{store['id']}' has files already, which"
+        " are indexed with 'large'.",
+        "search.embedding_model",
+        "invalid_value",
+    )
 
 
 async def test_the_language_is_settled_with_the_first_file(wire: Wire, stores: Stores) -> None:

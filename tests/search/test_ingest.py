@@ -564,6 +564,15 @@ async def test_a_store_keeps_the_model_that_it_began_with(
         assert {body["model"] for body in embeddings(model)} == {"second"}
 
 
+async def test_a_store_may_have_a_model_of_its_own(serve: Serve, model: ScriptedModel) -> None:
+    async with serve(embedding_model="usual") as server, _client(server) as client:
+        own = {"search": {"embedding_model": "special"}}
+        store = await client.vector_stores.create(extra_body=own)
+        assert (await put(client, store, PETS)).status == "completed"
+        assert await found(client, store, "parrot") == [PETS]
+        assert {body["model"] for body in embeddings(model)} == {"special"}
+
+
 async def test_without_embeddings_words_are_enough(
     serve: Serve, database: Database, model: ScriptedModel
 ) -> None:

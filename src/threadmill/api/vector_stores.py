@@ -111,7 +111,7 @@ async def modify_vector_store(
         if "search" in sent:
             before = await vector_stores.use(connection, project_id, store_id)
             fields["search"] = _changed_search(before.search, wanted.search)
-            await _check_new_language(connection, before, fields["search"])
+            await _check_settled(connection, before, fields["search"])
             _check_rerank_url(runtime, fields["search"])
         store = await vector_stores.modify(connection, project_id, store_id, **fields)
         return await _counted(connection, store)
@@ -343,18 +343,26 @@ async def _check_language(connection: Connection, search: dict[str, Any]) -> Non
         )
 
 
-async def _check_new_language(
+async def _check_settled(
     connection: Connection, store: VectorStore, search: dict[str, Any]
 ) -> None:
-    if _language(search) == _language(store.search):
-        return
-    await _check_language(connection, search)
+    """What files are indexed with cannot change once there are some."""
+    if _language(search) != _language(store.search):
+        await _check_language(connection, search)
+        await _check_empty(connection, store, "language", f"in '{_language(store.search)}'")
+    if search.get("embedding_model") != store.search.get("embedding_model"):
+        indexed_with = store.search.get("embedding_model") or store.embedding_model
+        how = f"with '{indexed_with}'" if indexed_with else "with the server's own model"
+        await _check_empty(connection, store, "embedding_model", how)
+
+
+async def _check_empty(connection: Connection, store: VectorStore, setting: str, how: str) -> None:
     counted = await vector_stores.counts(connection, [store.id])
     if counted[store.id].total:
         raise InvalidRequest(
-            f"Invalid 'search.language': vector store '{store.id}' has files already, which are"
-            f" indexed in '{_language(store.search)}'.",
-            param="search.language",
+            f"Invalid 'search.{setting}': vector store '{store.id}' has files already, which are"
+            f" indexed {how}.",
+            param=f"search.{setting}",
             code="invalid_value",
         )
 

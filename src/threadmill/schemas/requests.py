@@ -638,6 +638,7 @@ class SearchSettings(Shape):
 
     mode: Literal["hybrid", "vector", "text"] | None = None
     language: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    embedding_model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     rerank_url: Annotated[WebAddress, Field(max_length=2048)] | None = None
     rerank_model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 

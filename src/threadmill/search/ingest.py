@@ -225,10 +225,13 @@ class _Writer:
         self._language: str = store.search.get("language") or "english"
 
     def _wanted_model(self) -> str | None:
-        """The model that the store's vectors are of; a new store takes the configured one."""
-        if self._store.search.get("mode") == "text":
+        """The model that the store's vectors are of; a new store takes the one that was chosen for
+        it, or the configured one."""
+        store = self._store
+        if store.search.get("mode") == "text":
             return None
-        return self._store.embedding_model or self._runtime.settings.embedding_model
+        chosen: str | None = store.search.get("embedding_model")
+        return store.embedding_model or chosen or self._runtime.settings.embedding_model
 
     async def write_all(self, batches: AsyncIterator[list[Chunk]]) -> None:
         ready: asyncio.Queue[tuple[list[Chunk], asyncio.Task[Any]] | None] = asyncio.Queue(

@@ -329,7 +329,8 @@ vector_stores = Table(
     # Remembered from the first embedding on: changing the setting never mixes vectors.
     Column("embedding_model", Text),
     Column("embedding_dimensions", Integer),
-    # Ours, beside the stock fields: {"mode", "language", "rerank_url", "rerank_model"}.
+    # Ours, beside the stock fields: {"mode", "language", "embedding_model", "rerank_url",
+    # "rerank_model"}.
     Column("search", JSON, nullable=False),
     Index(None, "project_id", "seq"),
     Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
