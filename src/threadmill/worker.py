@@ -36,6 +36,8 @@ class Worker:
 
     async def start(self) -> None:
         await self.executor.start()
+        if self.settings.embedding_model is None:
+            log.info("file search works by text alone", setting="THREADMILL_EMBEDDING_MODEL")
         for service in (
             self.executor.claim_work,
             self.executor.keep_lease,
