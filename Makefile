@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve demo doctor test lint sdk-matrix bench lock clean
+.PHONY: help serve demo doctor sandbox test lint sdk-matrix bench lock clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,9 @@ demo: $(VENV)/.serves ## A streamed conversation with a scripted model, no key n
 
 doctor: $(VENV)/.serves ## What is missing, and what to type
 	$(BIN)/threadmill doctor
+
+sandbox: $(VENV)/.serves ## Build the image that code_interpreter runs code in (needs Docker)
+	$(BIN)/threadmill sandbox build
 
 test: $(VENV)/.tests ## Set everything up and run all tests
 	$(BIN)/pytest
@@ -39,6 +42,9 @@ lock: $(VENV)/.tests ## Pin the newest versions that pyproject.toml admits
 		--python-version 3.11 pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --upgrade --universal --no-emit-index-url --no-header \
 		--python-version 3.11 pyproject.toml --group dev -o requirements-dev.lock
+	$(BIN)/uv pip compile -q --upgrade --universal --no-emit-index-url --no-header \
+		--python-version 3.12 --only-binary :all: \
+		sandbox-image/requirements.in -o sandbox-image/requirements.txt
 
 clean: ## Remove the virtual environment and what was built
 	rm -rf $(VENV) build dist
