@@ -26,6 +26,12 @@ os.environ.pop("OPENAI_API_KEY", None)
 # Nothing here is worth waiting for a disk.
 FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
 
+# Tests of the sandbox say otherwise.
+NO_SANDBOX: dict[str, Any] = {
+    "docker_hosts": ["unix:///nonexistent/docker.sock"],
+    "sandbox_warm_sessions": 0,
+}
+
 Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 
@@ -83,6 +89,7 @@ def settings(database_url: str, model: ScriptedModel, tmp_path: Path) -> Setting
         model_base_url=model.base_url,
         model_max_retry_wait_s=0.05,
         drain_timeout_s=2,
+        **NO_SANDBOX,
     )
 
 
@@ -117,7 +124,16 @@ async def archive(
     postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Archive]:
     """A server with embeddings that tests share, all in the loop of the session."""
-    name = f"{template}_archive"
+    folder = tmp_path_factory.mktemp("archive")
+    async with shared_server(postgres, template, folder, **NO_SANDBOX) as archive:
+        yield archive
+
+
+@asynccontextmanager
+async def shared_server(
+    postgres: str, template: str, folder: Path, **changes: Any
+) -> AsyncIterator[Archive]:
+    name = f"{template}_{folder.name}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     database = Database(_url_of(postgres, name))
@@ -126,14 +142,14 @@ async def archive(
     async with ScriptedModel() as model:
         settings = Settings(
             database_url=database.url,
-            data_dir=tmp_path_factory.mktemp("archive"),
+            data_dir=folder,
             port=0,
             model_base_url=model.base_url,
             model_max_retry_wait_s=0.05,
             embedding_model="hashing",
             drain_timeout_s=2,
         )
-        async with served(settings) as server:
+        async with served(settings.model_copy(update=changes)) as server:
             yield Archive(server, model, database)
     await database.close()
     with psycopg.connect(postgres, autocommit=True) as connection:

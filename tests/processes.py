@@ -63,6 +63,8 @@ async def launcher(
             "THREADMILL_DATA_DIR": str(tmp_path),
             "THREADMILL_MODEL_BASE_URL": model.base_url,
             "THREADMILL_MODEL_MAX_RETRY_WAIT_S": "0.05",
+            "THREADMILL_DOCKER_HOSTS": "unix:///nonexistent/docker.sock",
+            "THREADMILL_SANDBOX_WARM_SESSIONS": "0",
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable,

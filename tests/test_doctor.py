@@ -19,6 +19,7 @@ from threadmill import doctor
 from threadmill.demo.scripted_model import ScriptedModel
 from threadmill.embedded_postgres import EmbeddedPostgres
 from threadmill.sandbox import docker
+from threadmill.sandbox.frames import PROTOCOL
 from threadmill.settings import ModelRoute, Settings
 from threadmill.store import migrate
 
@@ -58,6 +59,12 @@ def short_tmp() -> Iterator[Path]:
     folder = tempfile.mkdtemp(prefix="tm-", dir="/tmp")
     yield Path(folder)
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """With the engine that a machine has by itself."""
+    return settings.model_copy(update={"docker_hosts": []})
 
 
 @pytest.fixture(autouse=True)
@@ -364,14 +371,17 @@ async def test_engines_that_are_named_must_be_there(settings: Settings, short_tm
 
 
 @asynccontextmanager
-async def engine(socket: Path, *images: str) -> AsyncIterator[str]:
-    """The host of something that answers like a Docker engine, as far as doctor asks."""
+async def engine(socket: Path, protocol: str | None) -> AsyncIterator[str]:
+    """The host of something that answers like a Docker engine, as far as doctor asks. Its image
+    speaks that protocol; None: it has none."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         if request.path.endswith("/version"):
             return web.json_response({"Version": "28.0.1", "ApiVersion": "1.48"})
-        if any(request.path.endswith(f"/images/{image}/json") for image in images):
-            return web.json_response({"Id": "sha256:1"})
+        if request.path.endswith("/info"):
+            return web.json_response({"ID": "an engine", "ServerVersion": "28.0.1"})
+        if protocol is not None and request.path.endswith("/threadmill-sandbox:latest/json"):
+            return web.json_response({"Config": {"Labels": {"threadmill.protocol": protocol}}})
         return web.json_response({"message": "No such image"}, status=404)
 
     runner = web.ServerRunner(web.Server(answer))
@@ -383,19 +393,22 @@ async def engine(socket: Path, *images: str) -> AsyncIterator[str]:
 
 async def test_each_engine_is_asked_for_the_image(settings: Settings, short_tmp: Path) -> None:
     async with (
-        engine(short_tmp / "with.sock", "threadmill-sandbox:latest") as complete,
-        engine(short_tmp / "without.sock") as empty,
+        engine(short_tmp / "with.sock", PROTOCOL) as complete,
+        engine(short_tmp / "old.sock", "0") as outdated,
+        engine(short_tmp / "without.sock", None) as empty,
     ):
-        report = await examine(settings, docker_hosts=[complete, empty])
+        report = await examine(settings, docker_hosts=[complete, outdated, empty])
     assert report.all("docker") == [
         f"ok engine 28.0.1 at {complete}",
+        f"ok engine 28.0.1 at {outdated}",
         f"ok engine 28.0.1 at {empty}",
     ]
     assert report.all("image") == [
         f"ok threadmill-sandbox:latest is on {complete}",
-        f"FAIL code_interpreter will not work: threadmill-sandbox:latest is not on {empty}. In a"
-        f" checkout of Threadmill type: docker -H {empty} build -t threadmill-sandbox:latest"
-        " sandbox-image",
+        f"FAIL code_interpreter will not work at {outdated}: its image threadmill-sandbox:latest"
+        " was built by another version; type: threadmill sandbox build",
+        f"FAIL code_interpreter will not work at {empty}: it has no image"
+        " threadmill-sandbox:latest; type: threadmill sandbox build",
     ]
 
 

@@ -17,6 +17,7 @@ from threadmill import app as server
 from threadmill.demo import transcript
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
 from threadmill.runtime import OldSchema
+from threadmill.sandbox import docker, image
 from threadmill.settings import Settings
 from threadmill.store import migrate as migrations
 from threadmill.store import projects
@@ -25,6 +26,9 @@ from threadmill.store.database import Connection, DatabaseError, connect
 T = TypeVar("T")
 
 _OPEN_FILES = 65_536
+_NO_REGISTRY = (
+    "Where no registry of images can be reached, type: threadmill sandbox build --make-base"
+)
 
 commands = typer.Typer(
     name="threadmill",
@@ -36,6 +40,8 @@ commands = typer.Typer(
 )
 keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 commands.add_typer(keys, name="keys")
+sandbox = typer.Typer(help="What code_interpreter runs code in.", no_args_is_help=True)
+commands.add_typer(sandbox, name="sandbox")
 
 
 def main() -> None:
@@ -154,6 +160,37 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="As `keys list` shows 
         print(f"{key_id} is revoked.")
 
     _run(_with_database(_settings(), revoke))
+
+
+@sandbox.command("build")
+def build_sandbox(
+    base: Annotated[
+        str | None, typer.Option(help="An image with python3 to build on, instead of Docker Hub's.")
+    ] = None,
+    make_base: Annotated[
+        bool,
+        typer.Option("--make-base", help="Make the base of Debian's packages, with mmdebstrap."),
+    ] = False,
+    host: Annotated[
+        list[str] | None, typer.Option(help="An engine, instead of those in the settings.")
+    ] = None,
+) -> None:
+    """Build the image that code runs in, on every engine."""
+    if base and make_base:
+        _fail("Either a base is given or it is made: --base or --make-base.")
+    settings = _settings(docker_hosts=host or None)
+    engines = docker.hosts(settings.docker_hosts)
+    try:
+        if make_base:
+            base = image.BASE
+            image.make_base(engines, print)
+        for engine in engines:
+            image.build(engine, settings.sandbox_image, base, print)
+            print(f"{settings.sandbox_image} is on {docker.shown(engine)}")
+    except docker.EngineAway as fault:
+        _fail(str(fault))
+    except image.BuildError as fault:
+        _fail(f"{fault}\n{_NO_REGISTRY}" if base is None else str(fault))
 
 
 # --- what the commands share ---

@@ -321,14 +321,10 @@ async def _engine(settings: Settings, host: str) -> list[Finding]:
         no_engine = f"{image} was not looked for, as there is no engine."
         return [Finding("docker", bad, text), Finding("image", "-", no_engine)]
     findings = [Finding("docker", "ok", f"engine {engine.version} at {shown}")]
-    if engine.has_image:
-        return [*findings, Finding("image", "ok", f"{image} is on {shown}")]
-    command = f"docker -H {shown}" if settings.docker_hosts else "docker"
-    text = (
-        f"code_interpreter will not work: {image} is not on {shown}. In a checkout of Threadmill"
-        f" type: {command} build -t {image} sandbox-image"
-    )
-    return [*findings, Finding("image", bad, text)]
+    if why_not := engine.fault_of(image):
+        text = f"code_interpreter will not work at {shown}: {why_not}"
+        return [*findings, Finding("image", bad, text)]
+    return [*findings, Finding("image", "ok", f"{image} is on {shown}")]
 
 
 async def _disk(settings: Settings) -> list[Finding]:

@@ -1,16 +1,20 @@
 """What one process holds: opened once, in this order, and closed in reverse."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 import structlog
 
+from threadmill import ids
 from threadmill.blobs import Blobs
 from threadmill.embedded_postgres import EmbeddedPostgres
 from threadmill.llm.client import ModelClient
 from threadmill.llm.tokens import TokenCounter
+from threadmill.sandbox.sessions import Sandboxes
 from threadmill.settings import Settings
 from threadmill.store import migrate
 from threadmill.store.database import Database
@@ -19,11 +23,13 @@ log = structlog.get_logger()
 
 
 class Runtime(msgspec.Struct):
+    name: str  # of this process, among those that work on the database
     settings: Settings
     database: Database
     blobs: Blobs
     models: ModelClient
     tokens: TokenCounter
+    sandboxes: Sandboxes
     postgres: EmbeddedPostgres | None  # None: the database is somebody else's
 
 
@@ -49,7 +55,11 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         blobs = Blobs(settings.blob_url or f"file://{settings.data_dir.absolute() / 'files'}")
         models = await stack.enter_async_context(ModelClient(settings))
         tokens = TokenCounter(settings.data_dir / "tiktoken", settings.tokenizer_download_timeout_s)
-        yield Runtime(settings, database, blobs, models, tokens, postgres)
+        # Never the same twice: a process that comes back must not find itself alive.
+        name = f"{socket.gethostname()}:{os.getpid()}:{ids.new('w', 8)}"
+        sandboxes = Sandboxes(settings, database, name)
+        stack.callback(sandboxes.close)
+        yield Runtime(name, settings, database, blobs, models, tokens, sandboxes, postgres)
 
 
 async def _check_schema(url: str, *, may_upgrade: bool) -> None:

@@ -101,6 +101,24 @@ class Settings(BaseSettings):
     # --- the sandbox ---
     docker_hosts: Annotated[list[str], NoDecode] = []  # falls back to DOCKER_HOST, local socket
     sandbox_image: str = "threadmill-sandbox:latest"
+    sandbox_runtime: str | None = None  # of the engine, such as "runsc" (gVisor); its default
+    sandbox_cell_timeout_s: float = Field(default=120, gt=0)  # of one execution of code
+    sandbox_idle_s: float = Field(default=1200, gt=0)  # then an unused session is removed
+    sandbox_lifetime_s: float = Field(default=3600, gt=0)  # of a session, however busy
+    sandbox_warm_sessions: int = Field(default=1, ge=0)  # kept ready by each process
+    sandbox_max_sessions: int = Field(default=20, ge=1)  # on one engine, warm ones included
+    sandbox_max_waiting: int = Field(default=100, ge=0)  # runs in one process, for a full engine
+    sandbox_queue_timeout_s: float = Field(default=60, gt=0)  # how long they wait
+    sandbox_memory_max_bytes: int = Field(default=1024**3, ge=256 * 1024**2)  # files included
+    sandbox_cpus: float = Field(default=1.0, gt=0)
+    sandbox_pids_max: int = Field(default=256, ge=32)  # threads count
+    sandbox_disk_max_bytes: int = Field(default=512 * 1024**2, ge=1024**2)  # of /mnt/data
+    sandbox_tmp_max_bytes: int = Field(default=128 * 1024**2, ge=1024**2)  # of /tmp
+    sandbox_inodes_max: int = Field(default=20_000, ge=1000)  # in each of the two
+    sandbox_file_max_bytes: int = Field(default=256 * 1024**2, ge=1)  # of one, in or out
+    # Of a Docker engine; starting eight containers at once on two busy cores took 6.
+    sandbox_engine_timeout_s: float = Field(default=20, gt=0)
+    sandbox_output_max_files: int = Field(default=50, ge=0)  # kept of what one cell has written
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"

@@ -47,6 +47,8 @@ class Worker:
             self._ingester.claim_files,
             partial(hnsw.keep_indexes, self._runtime.database),
             partial(expiry.sweep, self._runtime),
+            self._runtime.sandboxes.sweep,
+            self._runtime.sandboxes.keep_warm,
         ):
             self._spawn(_through_faults(service))
         if self._runtime.postgres is not None:
@@ -65,6 +67,9 @@ class Worker:
             service.remove_done_callback(self._on_end)
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
+        # Our sessions are handed over while we are still alive: what a dead process had is removed.
+        await self._runtime.sandboxes.stop()
+        await self.executor.leave()
 
     def _on_hint(self, message: str) -> None:
         self.executor.on_hint(message)

@@ -5,13 +5,10 @@ look; the look is what counts.
 """
 
 import asyncio
-import os
-import socket
 import time
 
 import structlog
 
-from threadmill import ids
 from threadmill.lifecycle import RunStatus
 from threadmill.runs.events import Events, Voice, channel
 from threadmill.runs.execution import UNKNOWN_FAULT, Execution
@@ -33,8 +30,7 @@ _WORK = "work"
 
 class Executor:
     def __init__(self, runtime: Runtime, events: Events) -> None:
-        # Never the same twice: a process that comes back must not find itself alive.
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{ids.new('w', 8)}"
+        self.name = runtime.name
         self._runtime = runtime
         self._events = events
         self._executions: dict[str, Execution] = {}
@@ -151,7 +147,7 @@ class Executor:
                 if draft := execution.draft():
                     together.messages += draft.messages
                     together.steps += draft.steps
-            if together.messages:
+            if together.steps:
                 async with self._runtime.database.connection() as connection:
                     await runs.save_drafts(connection, self.name, together)
 
@@ -176,6 +172,9 @@ class Executor:
             execution.interrupt.fire(Reason.HAND_BACK)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._runtime.settings.run_lease_s)
+
+    async def leave(self) -> None:
+        """This process holds nothing any more, and is no longer counted on."""
         async with self._runtime.database.connection() as connection:
             await workers.remove(connection, self.name)
 

@@ -41,6 +41,17 @@ async def get(connection: Connection, project_id: str, file_id: str) -> File:
     return row
 
 
+async def find(connection: Connection, project_id: str, file_ids: list[str]) -> list[File]:
+    """Those of the files that exist."""
+    return await query.many(
+        connection,
+        File,
+        f"SELECT {_COLUMNS} FROM files WHERE id = ANY(%(ids)s) AND project_id = %(project_id)s"
+        f" AND {_ALIVE}",
+        {"ids": file_ids, "project_id": project_id},
+    )
+
+
 async def names(
     connection: Connection, project_id: str, file_ids: list[str], *, hold: bool = False
 ) -> dict[str, str]:

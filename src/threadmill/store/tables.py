@@ -269,6 +269,24 @@ workers = Table(
     Column("lease_until", DateTime(timezone=True), nullable=False),
 )
 
+# The container that runs a thread's code, by its name on one of the Docker engines.
+sandbox_sessions = Table(
+    "sandbox_sessions",
+    metadata,
+    Column("thread_id", Text, ForeignKey("threads.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", Text, nullable=False),
+    Column("container", Text, nullable=False),
+    Column("engine_id", Text, nullable=False),  # the engine's own: processes may reach it by others
+    Column("owner", Text),  # the process that used it last; null: that one has stopped
+    Column("is_held", Boolean, nullable=False),  # by the owner, for a run
+    Column("holds", BigInteger, nullable=False),  # as `claims` of a run: who lost it cannot write
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("used_at", DateTime(timezone=True), nullable=False),
+    Column("files", JSON, nullable=False),  # in /mnt/data, as they were when last looked at
+    CheckConstraint("NOT is_held OR owner IS NOT NULL", name="held"),
+    Index(None, "engine_id", "used_at"),
+)
+
 files = Table(
     "files",
     metadata,
