@@ -5,6 +5,7 @@ The model's name says what it answers:
     words-10                the same ten words every time, each in a chunk of its own
     words-10-every-100ms    the same, with a pause before each chunk
     stamps-10-every-100ms   chunks that carry their stream, number, time of sending and checksum
+    cells-2-words-10        two calls of code_interpreter, and the words once there are outputs
 
 POST /v1/embeddings is answered at once, whatever the model, with vectors made before.
 
@@ -20,7 +21,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from functools import cache, partial
-from typing import cast
+from typing import Any, cast
 
 import httptools
 import numpy as np
@@ -29,7 +30,8 @@ import uvloop
 
 FIRST_WORD = "Once"  # must not be in instructions: by it the first token is found
 
-_MODEL = re.compile(rb'"model": ?"((words|stamps)-(\d+)(?:-every-(\d+)ms)?)"')
+_MODEL = re.compile(rb'"model": ?"((?:cells-(\d+)-)?(words|stamps)-(\d+)(?:-every-(\d+)ms)?)"')
+CELL = "total = sum(range(10))\nprint(total)"
 _STREAMED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
 _STREAMED += b"Transfer-Encoding: chunked\r\n\r\n"
 _DIMENSIONS = 1536
@@ -100,8 +102,11 @@ class _Request(asyncio.Protocol):
         if asked is None:
             self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return
-        name, kind, count, every_ms = asked.groups()
+        name, cells, kind, count, every_ms = asked.groups()
         with_usage = b'"include_usage":true' in body
+        if cells and orjson.loads(body)["messages"][-1]["role"] != "tool":
+            self._transport.write(_STREAMED + _cells(name, int(cells), with_usage))
+            return
         chunks = (
             _stamp_chunks(name, int(count)) if kind == b"stamps" else iter(_words(name, int(count)))
         )
@@ -158,8 +163,24 @@ def _around_content(model: bytes) -> tuple[bytes, bytes]:
 
 
 @cache
-def _ending(model: bytes, count: int, with_usage: bool) -> bytes:
-    ending = _chunk(model, {}, "stop")
+def _cells(model: bytes, count: int, with_usage: bool) -> bytes:
+    """The whole answer at once: how fast a model writes its code is not what is measured."""
+    calls = [
+        {
+            "index": number,
+            "id": f"call_{number}",
+            "type": "function",
+            "function": {"name": "code_interpreter", "arguments": json.dumps({"code": CELL})},
+        }
+        for number in range(count)
+    ]
+    called = _chunk(model, {"role": "assistant", "content": None, "tool_calls": calls})
+    return called + _ending(model, count, with_usage, finish_reason="tool_calls")
+
+
+@cache
+def _ending(model: bytes, count: int, with_usage: bool, finish_reason: str = "stop") -> bytes:
+    ending = _chunk(model, {}, finish_reason)
     if with_usage:
         usage = {
             "prompt_tokens": 42,
@@ -178,7 +199,7 @@ def _opening(model: bytes) -> bytes:
     return _chunk(model, {"role": "assistant", "content": ""})
 
 
-def _chunk(model: bytes, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+def _chunk(model: bytes, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
     event = _event(_payload(model, delta, finish_reason))
     return b"%x\r\n%b\r\n" % (len(event), event)
 
@@ -188,7 +209,7 @@ def _event(payload: dict[str, object]) -> bytes:
 
 
 def _payload(
-    model: bytes, delta: dict[str, str], finish_reason: str | None = None
+    model: bytes, delta: dict[str, Any], finish_reason: str | None = None
 ) -> dict[str, object]:
     """As OpenAI sends it."""
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

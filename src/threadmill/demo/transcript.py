@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from threadmill.app import Served, served
 from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
 from threadmill.lifecycle import RunStatus
+from threadmill.sandbox import docker
 from threadmill.schemas.queries import RESULT_CONTENT
 from threadmill.settings import Settings
 from threadmill.store import runs
@@ -72,6 +73,16 @@ The file was read in a process of its own, cut into passages, and searched by wo
 really given to the model; a marker that it made up would have been plain text.
 """
 
+WHAT_WAS_DRAWN = """
+The code ran in a container of its own, without network, and the chart came out as a file. It is the
+one thing that this demo leaves behind: {path}
+"""
+
+NOTHING_WAS_DRAWN = """
+The code interpreter is not shown, for there is nothing here to run it in: {reason}.
+With a Docker engine, `threadmill sandbox build` makes the image, and this demo draws a chart.
+"""
+
 WHERE_TO_GO = """
 Now with a model of yours: any endpoint that speaks chat/completions.
 
@@ -85,6 +96,18 @@ Your program keeps the openai package and is told another address:
     client = openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="any")
 """
 
+CHART_QUESTION = "How did the fares develop? Draw them."
+CHART_NAME = "threadmill-demo-chart.png"
+CODE = """\
+import matplotlib.pyplot as plt
+
+fares = {2019: 6.4, 2021: 6.6, 2023: 6.8, 2025: 7.0}
+plt.bar([str(year) for year in fares], fares.values())
+plt.ylabel("euros for 24 hours")
+plt.show()
+print(f"{fares[2025] / fares[2019] - 1:.1%}")
+"""
+
 _CHUNKING = {
     "type": "static",
     "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 0},
@@ -93,10 +116,11 @@ PREFIX = "threadmill-demo-"  # of the temporary folder
 _FRAGMENT_EVERY_S = 0.04  # the pace of a model of middling speed: one can read along
 _LOOK_EVERY_S = 0.05
 _ANSWER_WITHIN_S = 30
+_LOOK_WITHIN_S = 5
 
 
 async def show(say: Say) -> None:
-    """Takes about five seconds and leaves nothing behind."""
+    """Takes about five seconds, with a chart ten, and leaves that behind and nothing else."""
     say(INTRODUCTION)
     with _one_interrupt() as no_more, tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         async with ScriptedModel() as model, served(_settings(Path(folder), model)) as server:
@@ -144,7 +168,26 @@ async def _perform(server: Served, say: Say) -> None:
         conversation = Conversation(client, say)
         await _read_back(server, await conversation.hold(), say)
         await conversation.ask_about_document()
-    say(WHAT_WAS_FOUND.rstrip())
+        say(WHAT_WAS_FOUND)
+        await _draw(server, conversation, say)
+
+
+async def _draw(server: Served, conversation: "Conversation", say: Say) -> None:
+    """Where there is an engine with the image; else say what is missing."""
+    settings = server.runtime.settings
+    host = docker.hosts(settings.docker_hosts)[0]
+    try:
+        facts = await docker.look(host, settings.sandbox_image, _LOOK_WITHIN_S)
+        reason = facts.fault_of(settings.sandbox_image)
+    except docker.EngineAway as away:
+        reason = f"no Docker engine at {docker.shown(host)} ({away})"
+    if reason is not None:
+        say(NOTHING_WAS_DRAWN.format(reason=reason).rstrip())
+        return
+    chart = await conversation.ask_for_chart()
+    path = Path(tempfile.gettempdir()) / CHART_NAME
+    await asyncio.to_thread(path.write_bytes, chart)
+    say(WHAT_WAS_DRAWN.format(path=path).rstrip())
 
 
 def _settings(folder: Path, model: ScriptedModel) -> Settings:
@@ -158,6 +201,7 @@ def _settings(folder: Path, model: ScriptedModel) -> Settings:
         embedding_model="scripted-stand-in",
         tokenizer_download_timeout_s=0,  # the demo asks nobody for anything
         drain_timeout_s=0,
+        sandbox_warm_sessions=0,  # one is needed, and only if it comes to that
     )
 
 
@@ -230,6 +274,23 @@ class Conversation:
         run = await self._listen(runs_path, {"assistant_id": assistant["id"], "stream": True})
         assert run["status"] == RunStatus.COMPLETED, f"The demo's run is {run['status']}."
         await self._show_citation(thread["id"], run["id"])
+
+    async def ask_for_chart(self) -> bytes:
+        """The image of the answer, as it is downloaded."""
+        self._page.write("you", "Make an assistant that can run code.")
+        assistant = await self._post(
+            "assistants", {"model": "scripted-stand-in", "tools": [{"type": "code_interpreter"}]}
+        )
+        self._page.write("you", CHART_QUESTION)
+        messages = [{"role": "user", "content": CHART_QUESTION}]
+        thread = await self._post("threads", {"messages": messages})
+        runs_path = f"threads/{thread['id']}/runs"
+        run = await self._listen(runs_path, {"assistant_id": assistant["id"], "stream": True})
+        assert run["status"] == RunStatus.COMPLETED, f"The run failed: {run['last_error']}"
+        said = await self._get(f"threads/{thread['id']}/messages?run_id={run['id']}")
+        file_id = said["data"][0]["content"][0]["image_file"]["file_id"]
+        async with self._client.get(f"files/{file_id}/content") as response:
+            return await response.read()
 
     async def _ingest(self) -> str:
         form = aiohttp.FormData({"purpose": "assistants"})
@@ -320,8 +381,11 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, 
 
 def _answer(request: Json) -> Reply:
     """Calls, and once their outputs are in the prompt, a text made of these."""
-    if any(tool["function"]["name"] == "file_search" for tool in request["tools"]):
+    tools = {tool["function"]["name"] for tool in request["tools"]}
+    if "file_search" in tools:
         return _answer_from_document(request["messages"])
+    if "code_interpreter" in tools:
+        return _answer_with_chart(request["messages"])
     facts: Json = {}
     for message in request["messages"]:
         if message["role"] == "tool":
@@ -355,6 +419,17 @@ def _answer_from_document(messages: list[Json]) -> Reply:
     return Reply(text=[*text, marker[:3], marker[3:], "."], delay_s=_FRAGMENT_EVERY_S)
 
 
+def _answer_with_chart(messages: list[Json]) -> Reply:
+    if messages[-1]["role"] != "tool":
+        written = json.dumps({"code": CODE})
+        arguments = [written[at : at + 24] for at in range(0, len(written), 24)]
+        call = ToolCall("code_interpreter", arguments)
+        return Reply(tool_calls=[call], delay_s=_FRAGMENT_EVERY_S)
+    found = re.search(r"[\d.]+%", messages[-1]["content"])
+    grown = found[0] if found else "not at all"
+    return Reply(text=["They have grown by ", grown, " since 2019."], delay_s=_FRAGMENT_EVERY_S)
+
+
 def _words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
 
@@ -374,8 +449,7 @@ class Page:
 
     def write_event(self, name: str, data: Json) -> None:
         if name == "thread.message.delta":
-            text = "".join(part["text"]["value"] for part in data["delta"]["content"])
-            self.write("model", text, name)
+            self.write("model", "".join(map(_part, data["delta"]["content"])), name)
         elif name == "thread.run.step.delta":
             for call in data["delta"]["step_details"].get("tool_calls", []):
                 self.write("model", self._call(call), name)
@@ -392,10 +466,28 @@ class Page:
     def _call(self, call: Json) -> str:
         if call["type"] == "file_search":  # the server answers this one itself
             return "file_search(...)"
+        if call["type"] == "code_interpreter":
+            return _code(call["code_interpreter"])
         function = call["function"]
         is_new = call["index"] not in self._called
         name = self._called.setdefault(call["index"], function.get("name", ""))
         return f"{name}(...)" if is_new else f"{name}: {function['arguments']}"
+
+
+def _part(part: Json) -> str:
+    if part["type"] == "image_file":
+        return f"[image {part['image_file']['file_id']}]"
+    return str(part["text"]["value"])
+
+
+def _code(piece: Json) -> str:
+    """A piece of the code as it is written, or of what it gives."""
+    for output in piece.get("outputs") or ():
+        if output["type"] == "image":
+            return f"-> image {output['image']['file_id']}"
+        return f"-> {output['logs'].strip()}"
+    written = piece.get("input") or ""
+    return written.replace("\n", "⏎") or "code_interpreter(...)"
 
 
 def _usage(usage: Json | None) -> str:
