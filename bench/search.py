@@ -132,8 +132,16 @@ class _Library:
         self._centres = generator.normal(size=(300, _LATENT))
         self._generator = generator
         unused = cast(Any, None)
-        embedder = cast(Any, self._embedder)
-        self._runtime = Runtime(unused, database, unused, embedder, unused, None)
+        self._runtime = Runtime(
+            name="bench",
+            settings=unused,
+            database=database,
+            blobs=unused,
+            models=cast(Any, self._embedder),
+            tokens=unused,
+            sandboxes=unused,
+            postgres=None,
+        )
 
     async def fill(self, store_id: str, count: int) -> float:
         """Seconds that putting in took, the making of vectors not counted."""

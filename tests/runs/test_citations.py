@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threadmill.runs import citations
-from threadmill.runs.citations import Scanner, Source, Sources
+from threadmill.runs.citations import Source, Sources
+from threadmill.runs.scanner import Scanner
 
 MARKER = re.compile(r"【\d{1,6}:\d{1,6}†[^【】\n]{0,512}】")
 
@@ -22,10 +23,9 @@ texts = st.lists(st.one_of(fragments, st.text(max_size=5)), max_size=20).map("".
 
 
 def scanned(pieces: list[str]) -> list[str]:
-    scanner = Scanner()
+    scanner = Scanner([Sources()])
     segments = [segment for piece in pieces for segment in scanner.feed(piece)]
-    rest = scanner.rest()
-    return [*segments, rest] if rest else segments
+    return [segment.text for segment in [*segments, *scanner.rest()]]
 
 
 def cut(text: str, places: list[int]) -> list[str]:
@@ -45,10 +45,10 @@ def test_nothing_is_lost_and_every_marker_is_whole(text: str, places: list[int])
 
 @given(texts)
 def test_only_what_may_become_a_marker_is_held_back(text: str) -> None:
-    scanner = Scanner()
+    scanner = Scanner([Sources()])
     out = ""
     for at, char in enumerate(text, 1):
-        out += "".join(scanner.feed(char))
+        out += "".join(segment.text for segment in scanner.feed(char))
         held = text[len(out) : at]
         assert re.fullmatch(r"(【(\d{0,6}|\d+:\d{0,6}|\d+:\d+†[^【】\n]{0,512}))?", held)
 
@@ -104,18 +104,18 @@ def test_first_numbers_are_given_out_once() -> None:
 
 
 def test_an_annotation_counts_code_points_and_quotes_in_the_delta_only() -> None:
-    source = Source("file-a", "a.txt", "  " + "word " * 200)
-    written = citations.annotation(source, "【4:0†a.txt】", 7)
-    assert written == {
+    sources = Sources()
+    sources.add(4, [Source("file-a", "a.txt", "  " + "word " * 200)])
+    annotation = sources.annotation("【4:0†a.txt】", 7)
+    assert annotation is not None
+    assert annotation.stored == {
         "type": "file_citation",
         "text": "【4:0†a.txt】",
         "start_index": 7,
         "end_index": 18,
         "file_citation": {"file_id": "file-a"},
     }
-    told = citations.annotation_delta(2, written, source)
-    assert told["index"] == 2
-    quote = told["file_citation"]["quote"]
-    assert source.text.strip().startswith(quote)
+    quote = annotation.told["file_citation"].pop("quote")
+    assert ("word " * 200).startswith(quote)
     assert len(quote) == 500
-    assert "quote" not in written["file_citation"]
+    assert annotation.told == annotation.stored

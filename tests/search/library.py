@@ -59,13 +59,16 @@ class Library:
         self.embedder = Embedder(embedding)
         self._embedding = embedding
         self._numbers = itertools.count(1)
+        unused = cast(Any, None)
         self.runtime = Runtime(
-            cast(Any, None),
-            database,
-            cast(Any, None),
-            cast(ModelClient, self.embedder),
-            cast(Any, None),
-            None,
+            name="library",
+            settings=unused,
+            database=database,
+            blobs=unused,
+            models=cast(ModelClient, self.embedder),
+            tokens=unused,
+            sandboxes=unused,
+            postgres=None,
         )
 
     async def store(

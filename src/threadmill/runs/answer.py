@@ -5,7 +5,6 @@ before its message, a message before its deltas, one message is open at a time, 
 made before its first token.
 """
 
-import copy
 import time
 from typing import Any
 
@@ -14,10 +13,11 @@ import msgspec
 from threadmill import ids
 from threadmill.lifecycle import MessageStatus, StepStatus
 from threadmill.llm.stream import Chunk, ToolCallDelta, Usage
-from threadmill.runs import citations
-from threadmill.runs.citations import Scanner, Source, Sources
+from threadmill.runs import code
+from threadmill.runs.calls import Call, CodeCall, FunctionCall
+from threadmill.runs.context import Context
 from threadmill.runs.events import Voice, frame
-from threadmill.runs.tools import Toolbox
+from threadmill.runs.scanner import Annotation, Scanner, Segment
 from threadmill.schemas import objects
 from threadmill.store import rows
 from threadmill.store.rows import Message, Run, Step
@@ -27,13 +27,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Part(msgspec.Struct):
-    kind: str  # text or refusal
+    kind: str  # text, refusal or image_file
     pieces: list[str] = []
     annotations: list[Json] = []
     length: int = 0  # in Unicode code points
 
     def content(self) -> Json:
         written = "".join(self.pieces)
+        if self.kind == "image_file":
+            return {"type": "image_file", "image_file": {"file_id": written}}
         if self.kind == "text":
             return {"type": "text", "text": {"value": written, "annotations": self.annotations}}
         return {"type": "refusal", "refusal": written}
@@ -42,47 +44,73 @@ class _Part(msgspec.Struct):
 class Writing:
     """A message that is being written, with the step that stands for it."""
 
-    def __init__(self, message: Message, step: Step, voice: Voice, sources: Sources) -> None:
+    def __init__(self, message: Message, step: Step, voice: Voice, context: Context) -> None:
         self.message = message
         self.step = step
         self._voice = voice
-        self._sources = sources
-        self._scanner = Scanner() if sources.are_there else None
+        self._made = context.products.made
+        kinds = context.kinds_of_parts()
+        self._scanner = Scanner(kinds) if kinds else None
         self._parts: list[_Part] = []
         self._delta_head = b'event: thread.message.delta\ndata: {"id":"%b",' % message.id.encode()
         self._delta_head += b'"object":"thread.message.delta","delta":{"content":['
         self.has_news = False  # since it was last saved as a draft
+
+    def add_images(self, file_ids: list[str]) -> None:
+        """Before anything else: clients expect a chart above the text that speaks of it."""
+        for file_id in file_ids:
+            self._parts.append(_Part("image_file", [file_id]))
+            shown = {"index": len(self._parts) - 1} | self._parts[-1].content()
+            self._voice.say_frame(self._delta_head + _encode(shown) + _DELTA_TAIL)
 
     def add(self, kind: str, piece: str) -> None:
         """Append to the text or the refusal, and say so."""
         self.has_news = True
         if kind == "text" and self._scanner is not None:
             for segment in self._scanner.feed(piece):
-                self._append(kind, segment, self._sources.cited(segment))
+                self._append_segment(segment)
         else:
             self._append(kind, piece, None)
 
     def finish(self) -> list[Json]:
-        """Nothing more is written: the whole content, with what was held back until now."""
-        if self._scanner is not None and (rest := self._scanner.rest()):
-            self._append("text", rest, None)
+        """Nothing more is written: the whole content, with what was held back until now. Files that
+        were made for the user and are linked are attached to the message, too."""
+        for segment in self._scanner.rest() if self._scanner else ():
+            self._append_segment(segment)
+        linked = [
+            annotation["file_path"]["file_id"]
+            for part in self._parts
+            for annotation in part.annotations
+            if annotation["type"] == "file_path"
+        ]
+        self.message.attachments = [
+            {"file_id": file_id, "tools": [{"type": code.NAME}]}
+            for file_id in dict.fromkeys(linked)
+            if file_id in self._made
+        ]
         return self.content()
 
     def content(self) -> list[Json]:
         return [part.content() for part in self._parts]
 
-    def _append(self, kind: str, piece: str, source: Source | None) -> None:
+    def _append_segment(self, segment: Segment) -> None:
+        annotation = None
+        if segment.kind is not None:
+            _, part = self._part("text")
+            annotation = segment.kind.annotation(segment.text, part.length)
+        self._append("text", segment.text, annotation)
+
+    def _append(self, kind: str, piece: str, annotation: Annotation | None) -> None:
         index, part = self._part(kind)
         is_first = not part.pieces
-        delta: Json | None = None
-        if source is not None:
-            annotation = citations.annotation(source, piece, part.length)
-            delta = citations.annotation_delta(len(part.annotations), annotation, source)
-            part.annotations.append(annotation)
+        told: Json | None = None
+        if annotation is not None:
+            told = {"index": len(part.annotations)} | annotation.told
+            part.annotations.append(annotation.stored)
         part.pieces.append(piece)
         part.length += len(piece)
         if self._voice.is_heard:
-            self._voice.say_frame(self._delta_head + _delta(index, kind, piece, is_first, delta))
+            self._voice.say_frame(self._delta_head + _delta(index, kind, piece, is_first, told))
 
     def _part(self, kind: str) -> tuple[int, _Part]:
         for index, part in enumerate(self._parts):
@@ -90,6 +118,9 @@ class Writing:
                 return index, part
         self._parts.append(_Part(kind))
         return len(self._parts) - 1, self._parts[-1]
+
+
+_DELTA_TAIL = b"]}}\n\n"
 
 
 def _delta(index: int, kind: str, piece: str, is_first: bool, annotation: Json | None) -> bytes:
@@ -111,20 +142,16 @@ def _delta(index: int, kind: str, piece: str, is_first: bool, annotation: Json |
 class Answer:
     """What one model turn has said so far."""
 
-    def __init__(
-        self, run: Run, turn: int, voice: Voice, toolbox: Toolbox, sources: Sources
-    ) -> None:
+    def __init__(self, run: Run, turn: int, voice: Voice, context: Context) -> None:
         self._run = run
         self._turn = turn
         self._voice = voice
-        self._toolbox = toolbox
-        self._sources = sources
+        self._context = context
         self.writing: Writing | None = None  # the open message
         self.calling: Step | None = None  # the open step of tool calls
-        self._names: list[str] = []  # of the called functions, as the model knows them
-        self._arguments: list[list[str]] = []
+        self.calls: list[Call] = []
         self._telling = 0  # the call whose deltas are told now; those of later ones are held
-        self._held: list[Json] = []
+        self._held: list[tuple[Call, Json]] = []
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
 
@@ -138,45 +165,47 @@ class Answer:
             self._call(delta)
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
-            self._tell_held(is_over=True)
+            self._finish_calls()
         if chunk.usage is not None:
             self.usage = chunk.usage
 
     @property
-    def calls(self) -> list[Json]:
-        """The tool calls, with their arguments as far as they are written."""
-        if self.calling is None:
-            return []
-        calls: list[Json] = self.calling.step_details["tool_calls"]
-        for call, pieces in zip(calls, self._arguments, strict=True):
-            if call["type"] == "function":
-                call["function"]["arguments"] = "".join(pieces)
-        return calls
-
-    @property
-    def function_calls(self) -> list[Json]:
+    def function_calls(self) -> list[Call]:
         """Those that the client has to answer."""
-        return [call for call in self.calls if call["type"] == "function"]
+        return [call for call in self.calls if isinstance(call, FunctionCall)]
 
     @property
-    def own_calls(self) -> list[tuple[Json, str, str]]:
-        """Calls of the server's own tools, with the function's name and the arguments."""
-        return [
-            (call, name, "".join(pieces))
-            for call, name, pieces in zip(self.calls, self._names, self._arguments, strict=True)
-            if call["type"] != "function"
-        ]
+    def own_calls(self) -> list[Call]:
+        """Calls of the server's own tools."""
+        return [call for call in self.calls if not isinstance(call, FunctionCall)]
 
     @property
     def written(self) -> str:
         """All that the model wrote in this turn, to count its tokens by."""
         parts = self.writing.content() if self.writing else []
-        texts = [part.get("refusal") or part["text"]["value"] for part in parts]
-        calls = [
-            "".join([name, *pieces])
-            for name, pieces in zip(self._names, self._arguments, strict=True)
+        texts = [
+            part["text"]["value"] if part["type"] == "text" else part["refusal"]
+            for part in parts
+            if part["type"] != "image_file"
         ]
-        return "\n".join(texts + calls)
+        return "\n".join(texts + [call.name + call.arguments for call in self.calls])
+
+    def show_calls(self) -> Step:
+        """The step with its calls as they stand now."""
+        assert self.calling is not None
+        shown = [call.shown() for call in self.calls]
+        self.calling.step_details = {"type": "tool_calls", "tool_calls": shown}
+        return self.calling
+
+    def say_output(self, call: CodeCall, output: Json) -> None:
+        self._say_call(call, output)
+        self._voice.send()
+
+    def end_call(self, call: CodeCall) -> None:
+        """It was run: the next one may be told."""
+        call.is_over = True
+        self._tell_held()
+        self._voice.send()
 
     def _write(self, kind: str, piece: str) -> None:
         if self.writing is None:
@@ -210,7 +239,9 @@ class Answer:
             seen = objects.shape(message, objects.Message)
             self._voice.say("thread.message.created", seen)
             self._voice.say("thread.message.in_progress", seen)
-        return Writing(message, step, self._voice, self._sources)
+        writing = Writing(message, step, self._voice, self._context)
+        writing.add_images(self._context.products.take_images())
+        return writing
 
     def _open_step(self, kind: str, details: Json, now: int) -> Step:
         run = self._run
@@ -245,43 +276,58 @@ class Answer:
         if self.calling is None:
             details: Json = {"type": "tool_calls", "tool_calls": []}
             self.calling = self._open_step("tool_calls", details, int(time.time()))
-        calls = self.calling.step_details["tool_calls"]
-        if delta.index == len(calls):
-            calls.append(self._open_call(delta))
-            self._say_call({"index": delta.index, **copy.deepcopy(calls[-1])})
+        if delta.index == len(self.calls):
+            call = self._open_call(delta)
+            self.calls.append(call)
+            self._say_call(call, call.details, is_first=True)
         if delta.arguments:
-            self._arguments[delta.index].append(delta.arguments)
-            if calls[delta.index]["type"] == "function":
-                written = {"arguments": delta.arguments}
-                self._say_call({"index": delta.index, "type": "function", "function": written})
+            call = self.calls[delta.index]
+            if written := call.write(delta.arguments):
+                self._say_call(call, written)
 
-    def _open_call(self, delta: ToolCallDelta) -> Json:
+    def _open_call(self, delta: ToolCallDelta) -> Call:
         name = delta.name or ""
-        self._names.append(name)
-        self._arguments.append([])
-        if self._toolbox.is_own(name):
-            return self._toolbox.opened(name, delta.id or ids.new("call"))
-        function: Json = {"name": name, "arguments": "", "output": None}
-        return {"id": delta.id, "type": "function", "function": function}
+        toolbox = self._context.toolbox
+        kind = toolbox.kind(name)
+        kinds: dict[str, type[Call]] = {"function": FunctionCall, code.NAME: CodeCall}
+        made = kinds.get(kind, Call)
+        return made(len(self.calls), delta.id or ids.new("call"), name, kind, toolbox.opened(name))
 
-    def _say_call(self, call: Json) -> None:
+    def _finish_calls(self) -> None:
+        for call in self.calls:
+            if written := call.finish():
+                self._say_call(call, written)
+        self._tell_held()
+
+    def _say_call(self, call: Call, written: Json, *, is_first: bool = False) -> None:
         """One call after the other: for the SDKs' helpers the next one's first delta ends a call,
         and some servers send the fragments of parallel calls in turns."""
-        if self._held or call["index"] > self._telling:
-            self._held.append(call)
-            self._tell_held(is_over=False)
+        told: Json = {"index": call.index}
+        if is_first:
+            told["id"] = call.id
+        told |= {"type": call.kind, call.kind: dict(written)}
+        if self._held or call.index > self._telling:
+            self._held.append((call, told))
+            self._tell_held()
         else:
-            self._tell_call(call)
+            self._tell_call(told)
 
-    def _tell_held(self, *, is_over: bool) -> None:
+    def _tell_held(self) -> None:
         while self._held:
-            for call in self._held:
-                if call["index"] <= self._telling:
-                    self._tell_call(call)
-            self._held = [call for call in self._held if call["index"] > self._telling]
-            if not (is_over or _is_whole(self._arguments[self._telling])):
+            for call, told in self._held:
+                if call.index <= self._telling:
+                    self._tell_call(told)
+            self._held = [held for held in self._held if held[0].index > self._telling]
+            if not self._is_told(self.calls[self._telling]):
                 return
             self._telling += 1
+
+    def _is_told(self, call: Call) -> bool:
+        """Whether nothing more is told of it. Code puts something out when it is run, and that is
+        after all of the model's turn."""
+        if isinstance(call, CodeCall):
+            return call.is_over
+        return self.finish_reason is not None or call.is_whole
 
     def _tell_call(self, call: Json) -> None:
         assert self.calling is not None
@@ -293,16 +339,6 @@ class Answer:
                 "delta": {"step_details": details},
             }
             self._voice.say_frame(frame("thread.run.step.delta", data))
-
-
-def _is_whole(arguments: list[str]) -> bool:
-    if not arguments or not arguments[-1].rstrip().endswith("}"):
-        return False
-    try:
-        msgspec.json.decode("".join(arguments))
-    except msgspec.DecodeError:
-        return False
-    return True
 
 
 def close_message(message: Message, content: list[Json], reason: str | None) -> None:

@@ -1,18 +1,13 @@
 """Citations: the markers 【m:n†name】 that stand before each passage given to the model, and that
-it repeats where it used one.
-
-A marker reaches the client whole and with its annotation, so text that may be the beginning of one
-is held back until it is clear. What the model made up is plain text.
+it repeats where it used one. What it made up is plain text.
 """
 
 import re
-from typing import Any
 
 import msgspec
 
-Json = dict[str, Any]
+from threadmill.runs.scanner import Annotation
 
-_OPENING = "【"
 _MARKER = re.compile(r"【(\d{1,6}):(\d{1,6})†([^【】\n]{0,512})】")
 # What the beginning of a marker can look like.
 _BEGINNING = re.compile(r"【(\d{0,6}|\d{1,6}:\d{0,6}|\d{1,6}:\d{1,6}†[^【】\n]{0,512})")
@@ -34,6 +29,8 @@ class Source(msgspec.Struct):
 class Sources:
     """All passages given in one run, by the two numbers of their markers."""
 
+    opening = "【"
+
     def __init__(self) -> None:
         self._sources: dict[tuple[int, int], Source] = {}
 
@@ -54,6 +51,27 @@ class Sources:
             return None
         return source
 
+    def end(self, text: str, start: int, *, is_over: bool) -> int | None:
+        """Of a marker: whatever has its form reaches the client whole."""
+        if found := _MARKER.match(text, start):
+            return found.end()
+        return None if not is_over and _BEGINNING.fullmatch(text, start) else 0
+
+    def annotation(self, part: str, start: int) -> Annotation | None:
+        source = self.cited(part)
+        if source is None:
+            return None
+        stored = {
+            "type": "file_citation",
+            "text": part,
+            "start_index": start,
+            "end_index": start + len(part),
+            "file_citation": {"file_id": source.file_id},
+        }
+        # In a delta with the passage it quotes.
+        quoted = {"file_id": source.file_id, "quote": source.quote}
+        return Annotation(stored, stored | {"file_citation": quoted})
+
     @property
     def are_there(self) -> bool:
         return bool(self._sources)
@@ -70,47 +88,3 @@ def marker(m: int, n: int, filename: str) -> str:
 def marker_name(filename: str) -> str:
     """The file's name as a marker can hold it."""
     return re.sub(r"[【】\n]", " ", filename)[:512]
-
-
-class Scanner:
-    """Cuts a text that comes in pieces into markers and what is between them."""
-
-    def __init__(self) -> None:
-        self._held = ""
-
-    def feed(self, piece: str) -> list[str]:
-        """Segments that are complete: each is either one whole marker or holds none."""
-        text, self._held = self._held + piece, ""
-        last = text.rfind(_OPENING)
-        if last >= 0 and _BEGINNING.fullmatch(text, last):
-            text, self._held = text[:last], text[last:]
-        segments: list[str] = []
-        start = 0
-        for found in _MARKER.finditer(text):
-            segments += [text[start : found.start()], found[0]]
-            start = found.end()
-        segments.append(text[start:])
-        return [segment for segment in segments if segment]
-
-    def rest(self) -> str:
-        """What is still held back, once nothing more comes: it was no marker."""
-        held, self._held = self._held, ""
-        return held
-
-
-def annotation(source: Source, text: str, start: int) -> Json:
-    """As it stands in the finished message. Offsets count Unicode code points; the end is
-    exclusive."""
-    return {
-        "type": "file_citation",
-        "text": text,
-        "start_index": start,
-        "end_index": start + len(text),
-        "file_citation": {"file_id": source.file_id},
-    }
-
-
-def annotation_delta(index: int, annotation: Json, source: Source) -> Json:
-    """As it stands in a delta: with its index, and with the passage it quotes."""
-    citation = {"file_id": source.file_id, "quote": source.quote}
-    return {"index": index} | annotation | {"file_citation": citation}

@@ -6,8 +6,10 @@ from typing import Any
 
 from threadmill.errors import NotFound
 from threadmill.llm.client import ModelClient
-from threadmill.runs import budget, prompt
+from threadmill.runs import budget, code, prompt
 from threadmill.runs.citations import Source, Sources
+from threadmill.runs.products import Products
+from threadmill.runs.scanner import Kind
 from threadmill.runs.tools import Toolbox
 from threadmill.runtime import Runtime
 from threadmill.store import files, messages, runs
@@ -27,6 +29,7 @@ class Context:
     def __init__(self, runtime: Runtime, run: Run) -> None:
         self.toolbox = Toolbox(run)
         self.sources = Sources()  # passages that the model was given
+        self.products = Products()  # files and images of its code
         self.dropped: list[str] = []  # messages that did not fit into the latest prompt
         self.prompt_length = 0  # of the latest prompt, in messages
         self.database_s = 0.0
@@ -40,16 +43,32 @@ class Context:
         async with self._runtime.database.connection() as connection:
             made, self._steps = await runs.open_work(connection, self._run.id)
         for step in self._steps:
-            if step.status != "completed":
-                continue  # cut off among its searches: the model never read what they found
-            for given in (step.given or {}).values():
-                if "m" in given:
-                    self.sources.add(given["m"], [_source(hit) for hit in given["hits"]])
+            if step.status == "completed":  # else the model never read what came of its calls
+                self._recall(step)
         self._run.turns = max([self._run.turns, *(step.turn for step in self._steps)])
         return Progress(
             messages=[message for message in made if message.status == "in_progress"],
             steps=[step for step in self._steps if step.status == "in_progress"],
         )
+
+    def _recall(self, step: Step) -> None:
+        if step.type == "message_creation":
+            self.products.images.clear()  # it has shown them
+        for given in (step.given or {}).values():
+            if "m" in given:
+                self.sources.add(given["m"], [_source(hit) for hit in given["hits"]])
+            self.products.images += given.get("images", [])
+            for path, file_id in given.get("files", {}).items():
+                self.products.add(path, file_id, is_made=True)
+
+    def kinds_of_parts(self) -> list[Kind]:
+        """What an answer has to be searched for."""
+        kinds: list[Kind] = []
+        if self.sources.are_there:
+            kinds.append(self.sources)
+        if self.products.are_there:
+            kinds.append(self.products)
+        return kinds
 
     def remember(self, made: Progress) -> None:
         """Messages and steps that are complete, for the prompt of the next turn."""
@@ -105,12 +124,15 @@ class Context:
                     told = [first, *told] if first and first.id != told[0].id else told
             self.database_s += time.perf_counter() - started
             self._history = told + own
+            if self.toolbox.has(code.NAME):
+                self.products.recall(told)
         return self._history
 
     async def _file_names(self) -> dict[str, str]:
         attached = {
             attachment["file_id"]
             for message in self._history or []
+            if message.role == "user"  # an answer speaks of its own
             for attachment in message.attachments
         }
         if not attached:

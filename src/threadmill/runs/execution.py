@@ -7,7 +7,8 @@ being written. No transaction is open while the model is waited for.
 import asyncio
 import time
 import zlib
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,17 +20,21 @@ from threadmill.errors import InvalidRequest
 from threadmill.lifecycle import ENDED, RunStatus, StepStatus
 from threadmill.llm.client import ModelError, TurnRecord
 from threadmill.llm.stream import Usage
-from threadmill.runs import prompt, tools
+from threadmill.runs import code, file_search, prompt
 from threadmill.runs.answer import Answer, close_message, close_step, usage_of
 from threadmill.runs.budget import OverBudget
+from threadmill.runs.calls import Call, CodeCall
+from threadmill.runs.code import CodeInterpreter
 from threadmill.runs.context import Context, UnfitPrompt
 from threadmill.runs.events import Voice
+from threadmill.runs.file_search import FileSearch
 from threadmill.runs.interrupt import Interrupt, Interrupted, Reason
 from threadmill.runtime import Runtime
+from threadmill.sandbox.session import SandboxAway
 from threadmill.schemas import objects
 from threadmill.store import runs
 from threadmill.store.database import Unreachable
-from threadmill.store.rows import Run, Turn, VectorStore
+from threadmill.store.rows import Run, Turn
 from threadmill.store.runs import Progress
 
 Json = dict[str, Any]
@@ -71,10 +76,12 @@ class Execution:
         self._voice = voice
         self._claimed_at = time.time()
         self._context = Context(runtime, run)
-        self._stores: list[VectorStore] = []  # that file_search looks into
+        self._search = FileSearch(runtime, run, self._context.sources)
+        self._code = CodeInterpreter(runtime, run, self._context.products)
         self._left_open: Progress = Progress()  # by an execution that ended before its time
         self._answer: Answer | None = None
         self._record: TurnRecord | None = None
+        self._running: CodeCall | None = None
         self._tools_used: list[Json] = []  # in this turn: what, when, and what came of it
         self._prompt_s = 0.0
         self._database_s = 0.0
@@ -107,6 +114,7 @@ class Execution:
                     pass
             finally:
                 self._slots.release()
+                await self._code.release()
         except Interrupted as interrupted:
             await self._stop(interrupted.reason)
         except Incomplete as incomplete:
@@ -139,8 +147,6 @@ class Execution:
                 "server_error",
                 f"The run was started {run.attempts - 1} times without getting any further.",
             )
-        if any(tool["type"] == "code_interpreter" for tool in run.tools):
-            raise Failed("server_error", "This server cannot run the tool 'code_interpreter'.")
         if run.status == RunStatus.QUEUED:
             run.started_at = int(time.time())
         if self._left_open.steps or run.status == RunStatus.QUEUED:
@@ -149,18 +155,20 @@ class Execution:
             self._left_open = Progress()
         self._voice.say("thread.run.in_progress", objects.shape(run, objects.Run))
         self._voice.send()
-        if self._context.toolbox.searches_files:
+        toolbox = self._context.toolbox
+        if toolbox.has(file_search.NAME):
             await self._find_stores()
+        if toolbox.has(code.NAME):
+            toolbox.note(code.NAME, await self._code.find_files())
 
     async def _find_stores(self) -> None:
-        """The assistant's store and the thread's. Files just attached to the thread are waited for,
-        for a while."""
+        """Files just attached to the thread are waited for, for a while."""
         try:
-            self._stores, of_thread = await tools.stores_of(self._runtime, self.run)
+            of_thread = await self._search.find_stores()
         except InvalidRequest as expired:
             raise Failed("server_error", expired.message) from None
         with self.interrupt.may_strike():
-            await tools.indexed(self._runtime, of_thread)
+            await self._search.wait_for_files(of_thread)
 
     async def _turn(self) -> bool:
         """One call of the model and what follows from it. True if another one has to come."""
@@ -175,8 +183,7 @@ class Execution:
         body = await self._request_body()
         self._prompt_s = time.perf_counter() - started
         run.turns += 1
-        context = self._context
-        self._answer = Answer(run, run.turns, self._voice, context.toolbox, context.sources)
+        self._answer = Answer(run, run.turns, self._voice, self._context)
         self._record = TurnRecord()
         await self._listen(self._answer, body)
         return await self._settle(self._answer)
@@ -226,10 +233,12 @@ class Execution:
         if answer.finish_reason == "length" or (answer.calls and self._completion_budget_is_spent):
             raise Incomplete("max_completion_tokens")
         if not answer.calls:
+            await self._code.release()  # the thread's next run may begin as soon as this one ends
             await self._finish(RunStatus.COMPLETED, StepStatus.COMPLETED, None)
             return False
         await self._use_tools(answer)
         if answer.function_calls:
+            await self._code.release()
             await self._ask_client(answer)
             return False
         await self._close_turn(answer)
@@ -270,23 +279,47 @@ class Execution:
         Calls of functions in the same turn wait for that: their client is asked afterwards."""
         step = answer.calling
         assert step is not None
-        for at, (call, name, arguments) in enumerate(answer.own_calls):
+        for at, call in enumerate(answer.own_calls):
             started_at = time.time()
-            with self.interrupt.may_strike():
-                use = await tools.search_files(
-                    self._runtime,
-                    self.run,
-                    self._stores,
-                    self._context.toolbox.options(name),
-                    arguments,
-                    self._context.sources,
-                    wanted_m=self._context.prompt_length + 1 + at,
-                )
-            call[tools.FILE_SEARCH]["results"] = use.results
-            step.given = (step.given or {}) | {call["id"]: {"name": name} | use.given}
+            if isinstance(call, CodeCall):
+                given = await self._run_code(answer, call)
+            else:
+                given = await self._search_files(call, at)
+            step.given = (step.given or {}) | {call.id: {"name": call.name} | given}
             self._tools_used.append(
-                {"call_id": call["id"], "started_at": started_at, "ended_at": time.time()}
+                {
+                    "call_id": call.id,
+                    "started_at": started_at,
+                    "ready_at": given.get("ready_at"),  # when it had its session
+                    "ended_at": time.time(),
+                }
             )
+
+    async def _search_files(self, call: Call, at: int) -> Json:
+        options = self._context.toolbox.options(call.name)
+        with self.interrupt.may_strike():
+            return await self._search.use(
+                call.details,
+                options,
+                call.arguments,
+                wanted_m=self._context.prompt_length + 1 + at,
+            )
+
+    async def _run_code(self, answer: Answer, call: CodeCall) -> Json:
+        self._running, call.has_news = call, False
+        with suppress(Unreachable):  # it only shows what is going on
+            async with self._runtime.database.connection() as connection:
+                shown = Progress(steps=[answer.show_calls()])
+                await runs.save_drafts(connection, self._runtime.name, shown)
+        try:
+            with self.interrupt.may_strike():
+                given = await self._code.use(call, partial(answer.say_output, call))
+        except SandboxAway as away:
+            raise Failed("server_error", f"The code could not be run: {away}") from None
+        finally:
+            self._running = None
+        answer.end_call(call)
+        return given
 
     async def _close_turn(self, answer: Answer) -> None:
         """All that the turn called is done: save it, and the model goes on."""
@@ -306,12 +339,9 @@ class Execution:
         assert step is not None
         calls = [
             {
-                "id": call["id"],
+                "id": call.id,
                 "type": "function",
-                "function": {
-                    "name": call["function"]["name"],
-                    "arguments": call["function"]["arguments"],
-                },
+                "function": {"name": call.name, "arguments": call.arguments},
             }
             for call in answer.function_calls
         ]
@@ -405,9 +435,10 @@ class Execution:
             close_step(writing.step, step_status, error)
             progress.messages.append(writing.message)
             progress.steps.append(writing.step)
-        if answer.calling is not None and answer.calls:
-            close_step(answer.calling, step_status, error)
-            progress.steps.append(answer.calling)
+        if answer.calling is not None:
+            step = answer.show_calls()
+            close_step(step, step_status, error)
+            progress.steps.append(step)
         if answer.usage is not None and progress.steps:
             progress.steps[-1].usage = usage_of(answer.usage)
 
@@ -490,14 +521,23 @@ class Execution:
         raise Lost
 
     def draft(self) -> Progress | None:
-        """The half-written message, for whoever looks at the thread meanwhile, and for the case
-        that this process dies. None if nothing was written since the last call."""
-        writing = self._answer.writing if self._answer else None
-        if writing is None or not writing.has_news:
+        """The half-written message and the output of code that runs, for whoever looks at the
+        thread meanwhile, and for the case that this process dies. None if nothing has come since
+        the last call."""
+        answer = self._answer
+        if answer is None:
             return None
-        writing.has_news = False
-        writing.message.content = writing.content()
-        return Progress([writing.message], [writing.step])
+        draft = Progress()
+        if answer.writing is not None and answer.writing.has_news:
+            writing = answer.writing
+            writing.has_news = False
+            writing.message.content = writing.content()
+            draft.messages.append(writing.message)
+            draft.steps.append(writing.step)
+        if self._running is not None and self._running.has_news:
+            self._running.has_news = False
+            draft.steps.append(answer.show_calls())
+        return draft if draft.steps else None
 
 
 def _stamp(run: Run, to: RunStatus) -> None:

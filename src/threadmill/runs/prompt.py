@@ -114,14 +114,15 @@ def _is_worth_telling(message: Message) -> bool:
 def _only_text(message: Message) -> str | None:
     """The text of a message that is one part of text and nothing else."""
     content = message.content
-    if len(content) == 1 and content[0]["type"] == "text" and not message.attachments:
+    is_bare = message.role == "assistant" or not message.attachments
+    if len(content) == 1 and content[0]["type"] == "text" and is_bare:
         return str(content[0]["text"]["value"])
     return None
 
 
 async def _message(message: Message, file_names: Mapping[str, str], load_image: LoadImage) -> Json:
     parts = [await _part(part, message.role, load_image) for part in message.content]
-    if message.attachments:
+    if message.attachments and message.role == "user":
         parts.append({"type": "text", "text": _attached(message.attachments, file_names)})
     if all(part["type"] == "text" for part in parts):
         return {"role": message.role, "content": "\n".join(part["text"] for part in parts)}
@@ -166,7 +167,7 @@ def _image_tokens(message: Message) -> int:
     return sum(
         _IMAGE_TOKENS.get(part[part["type"]].get("detail") or "auto", 1105)
         for part in message.content
-        if part["type"] in ("image_url", "image_file")
+        if message.role == "user" and part["type"] in ("image_url", "image_file")
     )
 
 
