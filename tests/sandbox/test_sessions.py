@@ -78,7 +78,7 @@ async def test_files_go_in_and_out(yard: Yard) -> None:
 async def test_a_full_disk_refuses_a_file_and_goes_on(yard: Yard) -> None:
     one = await yard.open(sandbox_disk_max_bytes=2 * 1024**2)
     session = await hold(one, await yard.thread())
-    with pytest.raises(FileRefused, match="No space left|File too large"):
+    with pytest.raises(FileRefused, match=r"No space left|File too large"):
         await session.put("file-a", None, pieces(b"x" * 1024**2, b"x" * 1024**2, b"x" * 1024**2))
     assert await session.list() == []
     await session.put("file-b", None, pieces(b"fits"))

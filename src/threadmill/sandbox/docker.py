@@ -364,7 +364,9 @@ def _containers(client: docker.APIClient, label: str) -> list[Container]:
     ]
 
 
-def _words(fault: Exception) -> str:
+def _words(fault: BaseException) -> str:
+    if isinstance(fault, requests.ConnectionError):
+        fault = _root(fault)
     if isinstance(fault, FileNotFoundError):
         return "there is no such socket"
     if isinstance(fault, PermissionError):
@@ -376,3 +378,10 @@ def _words(fault: Exception) -> str:
     if isinstance(fault, docker.errors.APIError) and fault.explanation:
         return " ".join(str(fault.explanation).split())
     return " ".join(str(fault).split())
+
+
+def _root(fault: BaseException) -> BaseException:
+    """What the package and those below it were told by the system."""
+    while deeper := fault.__cause__ or fault.__context__:
+        fault = deeper
+    return fault

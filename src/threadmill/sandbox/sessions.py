@@ -197,14 +197,15 @@ class Sandboxes:
             await self._until_let_go(held.thread_id)  # the row is free a moment before all is done
             self._mine.add(held.container)
             engine = await self._engines.find(held.engine_id)
-            if engine is not None and held.age_s < self._settings.sandbox_lifetime_s:
+            while engine is not None and held.age_s < self._settings.sandbox_lifetime_s:
                 try:
                     return await self._attach(engine, held)
                 except (ContainerFault, SandboxAway) as fault:
                     log.info("sandbox_gone", thread_id=held.thread_id, fault=str(fault))
+                    break
                 except EngineAway as fault:
                     await self._engines.lose(engine, fault)
-                    engine = None
+                    engine = await self._engines.find(held.engine_id)  # by another address
             return await self._replace(held, engine)
         except BaseException:
             self._mine.discard(held.container)
