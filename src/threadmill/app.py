@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from threadmill.api import (
     assistants,
     files,
+    health,
     messages,
     models,
     runs,
@@ -27,6 +28,7 @@ from threadmill.api import (
 )
 from threadmill.api.deps import Keys
 from threadmill.api.envelope import Envelope
+from threadmill.api.health import Readiness
 from threadmill.api.joined_writes import JoinedWritesProtocol
 from threadmill.errors import (
     SERVER_FAULT,
@@ -56,9 +58,11 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     app.state.runtime = runtime
     app.state.worker = worker
     app.state.keys = keys
+    app.state.readiness = Readiness(runtime)
     # Runs before threads: /threads/runs is not a thread whose id is "runs".
     for room in (assistants, runs, threads, messages, steps, files, uploads, vector_stores, models):
         app.include_router(room.router, prefix="/v1")
+    app.include_router(health.router)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Unreachable, _render_database_away)
@@ -98,7 +102,11 @@ async def serve(settings: Settings, *, on_start: Callable[[Served], None]) -> st
     """Serve until a signal comes, or until a part of the process dies: then say which."""
     async with served(settings) as server:
         on_start(server)
-        return await _until_the_end(server.worker)
+        end = await _until_the_end(server.worker)
+        server.runtime.is_ending = True  # and /readyz says so, while requests are still taken
+        if end is None:
+            await asyncio.sleep(settings.drain_delay_s)
+        return end
 
 
 async def work(settings: Settings, *, on_start: Callable[[], None]) -> str | None:

@@ -31,6 +31,7 @@ class Runtime(msgspec.Struct):
     tokens: TokenCounter
     sandboxes: Sandboxes
     postgres: EmbeddedPostgres | None  # None: the database is somebody else's
+    is_ending: bool = False  # a signal came: what is there is finished, and then it stops
 
 
 class OldSchema(Exception):
@@ -52,7 +53,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         database = Database(url, max_connections=settings.database_pool_max_connections)
         await database.open()
         stack.push_async_callback(database.close)
-        blobs = Blobs(settings.blob_url or f"file://{settings.data_dir.absolute() / 'files'}")
+        blobs = Blobs(settings.files_url)
         models = await stack.enter_async_context(ModelClient(settings))
         tokens = TokenCounter(settings.data_dir / "tiktoken", settings.tokenizer_download_timeout_s)
         # Never the same twice: a process that comes back must not find itself alive.

@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     run_max_attempts: int = Field(default=3, ge=1)  # executions without progress, then `failed`
     run_max_turns: int = Field(default=100, ge=1)  # model turns of one run: stops endless loops
     max_concurrent_runs: int = Field(default=1000, ge=1)  # in one process; more wait `queued`
+    # Between the signal to stop and the end of listening: /readyz says 503, and a balancer notices.
+    drain_delay_s: float = Field(default=0, ge=0)
     drain_timeout_s: float = Field(default=20, ge=0)  # at shutdown, before runs are handed back
     keep_requests: bool = True  # keep the exact request of every model turn with its step
     draft_interval_s: float = Field(default=2, gt=0)  # how often half-written messages are saved
@@ -140,6 +142,10 @@ class Settings(BaseSettings):
         if self.model_api_key:
             return self.model_api_key.get_secret_value()
         return os.environ.get("OPENAI_API_KEY") or None
+
+    @property
+    def files_url(self) -> str:
+        return self.blob_url or f"file://{self.data_dir.absolute() / 'files'}"
 
     @property
     def is_loopback(self) -> bool:
