@@ -2,8 +2,8 @@
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,13 @@ def template(postgres: str) -> str:
 
 @pytest.fixture
 def database_url(postgres: str, template: str) -> Any:
+    with new_database(postgres, template) as url:
+        yield url
+
+
+@contextmanager
+def new_database(postgres: str, template: str) -> Iterator[str]:
+    """The URL of a copy of the template."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         # FILE_COPY is the faster strategy for small databases.

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
@@ -14,8 +15,10 @@ from pydantic import ValidationError
 
 from threadmill import __version__, doctor
 from threadmill import app as server
+from threadmill.blobs import Blobs
 from threadmill.demo import transcript
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
+from threadmill.imports import Import
 from threadmill.runtime import OldSchema
 from threadmill.sandbox import docker, image
 from threadmill.settings import Settings
@@ -105,6 +108,46 @@ def migrate() -> None:
         print(f"The database is at revision {migrations.HEAD} (it was at {found or 'none'}).")
 
     _run(upgrade(_settings()))
+
+
+@commands.command("import")
+def bring_in(
+    folder: Annotated[Path, typer.Argument(help="The archive; the README says what is in it.")],
+    project: Annotated[str, typer.Option(help="Where to; made if it does not exist.")] = "default",
+    keep_ids: Annotated[
+        bool, typer.Option(help="Keep all ids instead of making new ones.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only look, and say what would be made.")] = False,
+    skip_broken: Annotated[bool, typer.Option(help="Import the rest if lines are broken.")] = False,
+    mapping: Annotated[
+        Path | None, typer.Option(help="Old and new ids, CSV. Default: ids.csv in the archive.")
+    ] = None,
+) -> None:
+    """Import assistants, threads, messages, files and vector stores from an archive. It can be
+    called again at any time, and does not make twice what is there."""
+    settings = _settings()
+
+    async def bring(connection: Connection) -> None:
+        found = await projects.find(connection, project)
+        if found is None and not dry_run:
+            found = await projects.get_or_create(connection, project)
+        work = Import(
+            connection,
+            Blobs(settings.files_url),
+            folder,
+            found.id if found else "",
+            keep_ids=keep_ids,
+            skip_broken=skip_broken,
+            rerank_urls=settings.rerank_urls,
+            say=print,
+        )
+        ids_file = None if keep_ids or dry_run else mapping or folder / "ids.csv"
+        if not await work.check(ids_file):
+            _fail("Lines are broken. Mend them, or leave them out with --skip-broken.")
+        if not dry_run:
+            await work.write()
+
+    _run(_with_database(settings, bring))
 
 
 @commands.command("doctor")

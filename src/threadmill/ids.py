@@ -1,11 +1,15 @@
 """Object ids: a prefix that names the kind, then random letters and digits, as OpenAI made them."""
 
+import hashlib
 import os
 import re
 
 from threadmill.errors import InvalidRequest, NotFound, not_found
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+# 62 does not divide 256: bytes of 248 and above are thrown away, or some letters come oftener.
+_UNEVEN = bytes(range(248, 256))
+_LETTER_OF_BYTE = bytes(ord(_ALPHABET[byte % 62]) for byte in range(256))
 _WELL_FORMED = re.compile(r"[A-Za-z]+[_-][A-Za-z0-9_-]{1,80}")
 
 # How OpenAI's error texts name the things that ids stand for.
@@ -24,12 +28,17 @@ def new(prefix: str, length: int = 24) -> str:
 
     Files are "file-" with a hyphen; all others carry an underscore.
     """
-    # 62 does not divide 256: bytes of 248 and above are thrown away, or some letters come oftener.
-    letters: list[str] = []
+    letters = b""
     while len(letters) < length:
-        letters += [_ALPHABET[byte % 62] for byte in os.urandom(length + 8) if byte < 248]
-    separator = "-" if prefix == "file" else "_"
-    return prefix + separator + "".join(letters[:length])
+        letters += os.urandom(length + 8).translate(_LETTER_OF_BYTE, _UNEVEN)
+    return prefix + _separator(prefix) + letters[:length].decode()
+
+
+def derived(prefix: str, *names: str) -> str:
+    """An id that is always the same for these names, and no other names'."""
+    digest = hashlib.sha512("\0".join(names).encode()).digest()
+    letters = digest.translate(_LETTER_OF_BYTE, _UNEVEN)[:24]
+    return prefix + _separator(prefix) + letters.decode()
 
 
 def new_request_id() -> str:
@@ -42,8 +51,7 @@ def check(param: str, value: str, prefix: str) -> str:
     Raises InvalidRequest for another prefix, NotFound for one that could never have been given out
     (so that no odd character reaches the database).
     """
-    separator = "-" if prefix == "file" else "_"
-    if not value.startswith(prefix + separator):
+    if not value.startswith(prefix + _separator(prefix)):
         raise InvalidRequest(
             f"Invalid '{param}': '{_shown(value)}'. Expected an ID that begins with '{prefix}'.",
             param=param,
@@ -52,6 +60,10 @@ def check(param: str, value: str, prefix: str) -> str:
     if not _WELL_FORMED.fullmatch(value):
         raise _missing(prefix, _shown(value))
     return value
+
+
+def _separator(prefix: str) -> str:
+    return "-" if prefix == "file" else "_"
 
 
 def _missing(prefix: str, value: str) -> NotFound:

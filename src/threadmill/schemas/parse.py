@@ -68,7 +68,7 @@ def parse(shape: type[M], raw: bytes) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     else:
-        _refuse_unstorable(raw, body)
+        refuse_unstorable(raw, body)
         return parsed
     raise _in_the_original_words(first)
 
@@ -141,8 +141,9 @@ def _decode(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _refuse_unstorable(raw: bytes, body: dict[str, Any]) -> None:
-    """What is JSON and fits the shape, and still cannot be kept as it was sent.
+def refuse_unstorable(raw: bytes, body: dict[str, Any]) -> None:
+    """Raise InvalidRequest for what is JSON and fits the shape, and still cannot be kept as it was
+    sent.
 
     The bytes tell cheaply whether a closer look is needed; usually none is.
     """

@@ -14,7 +14,7 @@ from threadmill.store.database import Connection
 from threadmill.store.page import Cursor, page
 from threadmill.store.rows import Message, columns
 
-_FIRST_TEXT_CHARACTERS = 120
+FIRST_TEXT_CHARACTERS = 120
 _COLUMNS = columns(Message)
 
 # Rows that come as one JSON array: one statement adds any number of them.
@@ -58,7 +58,7 @@ def first_user_text(new: list[NewMessage]) -> str | None:
     for message in new:
         for part in message.content:
             if message.role == "user" and part["type"] == "text":
-                return str(part["text"]["value"][:_FIRST_TEXT_CHARACTERS])
+                return str(part["text"]["value"][:FIRST_TEXT_CHARACTERS])
     return None
 
 

@@ -33,6 +33,15 @@ async def get_or_create(connection: Connection, name: str) -> Project:
     return project
 
 
+async def find(connection: Connection, name: str) -> Project | None:
+    return await query.one(
+        connection,
+        Project,
+        f"SELECT {columns(Project)} FROM projects WHERE name = %(name)s",
+        {"name": name},
+    )
+
+
 async def create_key(connection: Connection, project: Project, name: str) -> tuple[ApiKey, str]:
     """The new key's row, and the key itself, which nobody can read again."""
     key = new_key()
