@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve demo doctor sandbox test lint sdk-matrix bench lock clean
+.PHONY: help serve demo doctor sandbox test lint sdk-matrix bench compose-test lock clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ bench: $(VENV)/.tests ## Measure, and print the table of bench/README.md
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.search
 	$(BIN)/python -m bench.ingest
+
+compose-test: $(VENV)/.tests ## docker-compose.yml for real; LOCAL_IMAGES=1 where there is no registry
+	LOCAL_IMAGES=$(LOCAL_IMAGES) $(BIN)/pytest tests/deploy/compose.py
 
 lock: $(VENV)/.tests ## Pin the newest versions that pyproject.toml admits
 	$(BIN)/uv pip compile -q --upgrade --universal --no-emit-index-url --no-header \
