@@ -5,6 +5,7 @@ registry is reachable: make compose-test LOCAL_IMAGES=1.
 """
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -32,6 +33,7 @@ services:
     image: ${THREADMILL_IMAGE}
     command: python -m threadmill.demo.scripted_model --host 0.0.0.0 --port 9000 --delay-s 0.2
     networks: [out]
+    healthcheck: {disable: true}
 """
 
 
@@ -67,9 +69,14 @@ class Deployment:
         assert done.returncode == 0, arguments
         return done.stdout
 
+    def type(self, commands: str) -> None:
+        subprocess.run(["sh", "-e", "-c", commands], cwd=self.folder, check=True)
+
     def is_ready(self) -> bool:
         url = f"{self.address}/readyz"
-        return subprocess.run(["curl", "--fail", "--silent", url], capture_output=True).returncode == 0
+        return (
+            subprocess.run(["curl", "--fail", "--silent", url], capture_output=True).returncode == 0
+        )
 
     def wait_until_ready(self) -> None:
         end = time.monotonic() + 120
@@ -83,7 +90,9 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     folder = tmp_path_factory.mktemp("deployment") / "threadmill"
     # What a clone has.
     subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(folder)], check=True)
-    if IS_LOCAL:
+    if IS_LOCAL and not all(
+        _is_made(LOCAL_IMAGES[name]) for name in LOCAL_IMAGES if "IMAGE" in name
+    ):
         subprocess.run([folder / "deploy/local-images/build"], check=True)
     deployment = Deployment(folder)
     try:
@@ -96,6 +105,11 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         shutil.rmtree(folder)
 
 
+def _is_made(image: str) -> bool:
+    looked = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
+    return looked.returncode == 0
+
+
 def ask(client: openai.OpenAI, text: str = "Hello?") -> Run:
     assistant = client.beta.assistants.create(model="scripted")
     thread = client.beta.threads.create(messages=[{"role": "user", "content": text}])
@@ -106,9 +120,7 @@ def test_a_run_is_streamed(deployment: Deployment) -> None:
     client = deployment.client
     assistant = client.beta.assistants.create(model="scripted")
     thread = client.beta.threads.create(messages=[{"role": "user", "content": "Hello?"}])
-    with client.beta.threads.runs.stream(
-        thread_id=thread.id, assistant_id=assistant.id
-    ) as stream:
+    with client.beta.threads.runs.stream(thread_id=thread.id, assistant_id=assistant.id) as stream:
         assert "".join(stream.text_deltas)
         run = stream.current_run
     assert run is not None
@@ -161,19 +173,30 @@ def test_the_engine_can_be_reached_from_the_server_alone(deployment: Deployment)
 
 
 def test_a_backup_can_be_restored(deployment: Deployment) -> None:
-    """By the commands of the README."""
-    before = deployment.client.beta.assistants.create(model="scripted", name="Kept")
-    dump = deployment.compose(
-        *("exec", "-T", "postgres", "pg_dump", "--username=threadmill", "--format=custom"),
-        "threadmill",
-    )
-    deployment.client.beta.assistants.delete(before.id)
-    deployment.compose("stop", "server", "worker")
-    deployment.compose(
-        *("exec", "-T", "postgres", "pg_restore", "--username=threadmill", "--clean"),
-        *("--if-exists", "--exit-on-error", "--dbname=threadmill"),
-        stdin=dump,
-    )
-    deployment.compose("up", "--detach")
+    back_up, restore = commands("Backup")
+    client = deployment.client
+    assistant = client.beta.assistants.create(model="scripted", name="Kept")
+    file = client.files.create(file=("dot.png", b"bytes"), purpose="vision")
+    deployment.type(back_up)
+    client.beta.assistants.delete(assistant.id)
+    client.files.delete(file.id)
+    deployment.type(restore)
     deployment.wait_until_ready()
-    assert deployment.client.beta.assistants.retrieve(before.id).name == "Kept"
+    assert client.beta.assistants.retrieve(assistant.id).name == "Kept"
+    assert client.files.content(file.id).read() == b"bytes"
+
+
+def test_an_upgrade_keeps_what_is_there(deployment: Deployment) -> None:
+    [upgrade] = commands("Upgrade")
+    assistant = deployment.client.beta.assistants.create(model="scripted")
+    lines = [line for line in upgrade.splitlines() if "sandbox-image" not in line]
+    deployment.type("\n".join(lines))
+    deployment.wait_until_ready()
+    assert deployment.client.beta.assistants.retrieve(assistant.id)
+
+
+def commands(chapter: str) -> list[str]:
+    """What the README says to type, block by block."""
+    text = (CHECKOUT / "README.md").read_text()
+    [_, after] = text.split(f"\n## {chapter}\n")
+    return re.findall(r"```sh\n(.*?)```", after.partition("\n## ")[0], re.DOTALL)
