@@ -31,7 +31,24 @@ MODEL = """
 services:
   model:
     image: ${THREADMILL_IMAGE}
-    command: python -m threadmill.demo.scripted_model --host 0.0.0.0 --port 9000 --delay-s 0.2
+    entrypoint: ["sh", "-c", 'exec python -c "$$MODEL"']
+    environment:
+      MODEL: |
+        import asyncio
+        from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
+
+        def answer(body):
+            if body.get("tools") and body["messages"][-1]["role"] != "tool":
+                return Reply(tool_calls=[ToolCall("code_interpreter", {"code": "print(6 * 7)"})])
+            return Reply(text=[f"word{n} " for n in range(10)], delay_s=0.2)
+
+        async def serve():
+            model = ScriptedModel(keep_requests=False)
+            model.answer = answer
+            await model.start("0.0.0.0", 9000)
+            await asyncio.Event().wait()
+
+        asyncio.run(serve())
     networks: [out]
     healthcheck: {disable: true}
 """
@@ -170,6 +187,27 @@ def test_the_engine_can_be_reached_from_the_server_alone(deployment: Deployment)
     look = "import socket; socket.create_connection(('engine', 2375), 5)"
     with pytest.raises(AssertionError):
         deployment.compose("exec", "-T", "model", "python", "-c", look)
+
+
+def test_code_runs_in_the_engine(deployment: Deployment) -> None:
+    if IS_LOCAL:  # by the last lines of the README's section
+        *_, local = commands("Deployment")[:3]
+        deployment.type("\n".join(local.splitlines()[2:]))
+    else:
+        deployment.compose("run", "--rm", "sandbox-image")
+    client = deployment.client
+    assistant = client.beta.assistants.create(model="m", tools=[{"type": "code_interpreter"}])
+    thread = client.beta.threads.create(messages=[{"role": "user", "content": "6 * 7?"}])
+    run = client.beta.threads.runs.create_and_poll(thread_id=thread.id, assistant_id=assistant.id)
+    assert run.status == "completed", run.last_error
+    steps = client.beta.threads.runs.steps.list(run.id, thread_id=thread.id, order="asc")
+    details = steps.data[0].step_details
+    assert details.type == "tool_calls"
+    [call] = details.tool_calls
+    assert call.type == "code_interpreter"
+    [output] = call.code_interpreter.outputs
+    assert output.type == "logs"
+    assert output.logs.strip() == "42"
 
 
 def test_a_backup_can_be_restored(deployment: Deployment) -> None:
