@@ -52,10 +52,12 @@ def load_packages() -> None:
     if BAKED_MATPLOTLIB.is_dir() and "MPLCONFIGDIR" in os.environ:
         with suppress(OSError):
             shutil.copytree(BAKED_MATPLOTLIB, os.environ["MPLCONFIGDIR"], dirs_exist_ok=True)
-    for name in HEAVY:
+    # Where somebody waits for this very container, its code loads what it wants, and no more.
+    is_awaited = os.environ.pop("SANDBOX_AWAITED", "") == "1"
+    for name in () if is_awaited else HEAVY:
         with suppress(ImportError):
             importlib.import_module(name)
-    make_shell()
+    make_shell(loads_matplotlib=not is_awaited)
     gc.collect()
     libc.malloc_trim(0)
     gc.freeze()

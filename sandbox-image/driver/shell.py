@@ -182,8 +182,9 @@ class Shell(InteractiveShell):
             self.channel.send(kind, text.encode(errors="backslashreplace"))
 
 
-def make_shell() -> Shell:
-    """Made once, before the fork, with what a first cell would load."""
+def make_shell(*, loads_matplotlib: bool = True) -> Shell:
+    """Made once, before the fork, with what a first cell would load. Matplotlib that is loaded
+    later finds the shell by itself."""
     config = Config()
     config.HistoryManager.enabled = False
     config.HistoryManager.hist_file = ":memory:"
@@ -196,8 +197,9 @@ def make_shell() -> Shell:
     shell.set_hook("show_in_pager", page.as_hook(page.display_page), 90)
     shell.events.register("post_execute", show_open_figures)
     warnings.filterwarnings("ignore", message="To exit: use")
-    with suppress(ImportError):
-        shell.enable_matplotlib("inline")
+    if loads_matplotlib:
+        with suppress(ImportError):
+            shell.enable_matplotlib("inline")
     shell.run_cell("1")
     shell.run_cell("1 / 0")
     return shell

@@ -6,12 +6,13 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import docker
+import docker.constants
 import docker.errors
 import docker.tls
 import docker.utils
@@ -27,6 +28,7 @@ LOCAL_HOST = "unix:///var/run/docker.sock"
 INSTALLATION = "threadmill.installation"
 OWNER = "threadmill.owner"
 ROLE = "threadmill.role"
+SESSION, WARM = "session", "warm"
 _PROTOCOL = "threadmill.protocol"  # of an image
 
 _KNOCK_TIMEOUT_S = 3.0
@@ -128,8 +130,11 @@ class Engine:
         self.id = facts.id
 
     async def create(self, name: str, role: str) -> None:
-        labels = {**self._labels, ROLE: role}
-        config = _config(self._settings, labels)
+        """One that is made for a session is ready sooner: it has not loaded the large packages,
+        which is three quarters of the work and may not be wanted. A warm one has."""
+        config = _config(self._settings, {**self._labels, ROLE: role})
+        if role == SESSION:
+            config["Env"].append("SANDBOX_AWAITED=1")
         await self._ask(lambda client: client.create_container_from_config(config, name))
 
     async def start(self, name: str) -> None:
@@ -270,8 +275,18 @@ def client_of(host: str, timeout_s: float) -> Iterator[docker.APIClient]:
 
 def _open(host: str, timeout_s: float) -> docker.APIClient:
     _knock(host, timeout_s)
+    with closing(_client(host, timeout_s, docker.constants.MINIMUM_DOCKER_API_VERSION)) as client:
+        version = client.version(api_version=False)["ApiVersion"]
+    return _client(host, timeout_s, version)
+
+
+def _client(host: str, timeout_s: float, api_version: str) -> docker.APIClient:
     environment = docker.utils.kwargs_from_env()  # DOCKER_TLS_VERIFY, DOCKER_CERT_PATH
-    return docker.APIClient(**{**environment, "base_url": host, "timeout": timeout_s})
+    options = {**environment, "base_url": host, "timeout": timeout_s, "version": api_version}
+    client = docker.APIClient(**options)
+    # Or requests would believe REQUESTS_CA_BUNDLE more than the certificate that was given.
+    client.trust_env = False
+    return client
 
 
 def _connect(host: str, timeout_s: float) -> tuple[docker.APIClient, Address]:
@@ -365,7 +380,7 @@ def _containers(client: docker.APIClient, label: str) -> list[Container]:
 
 
 def _words(fault: BaseException) -> str:
-    if isinstance(fault, requests.ConnectionError):
+    if not isinstance(fault, docker.errors.APIError):
         fault = _root(fault)
     if isinstance(fault, FileNotFoundError):
         return "there is no such socket"

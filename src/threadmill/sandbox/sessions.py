@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from threadmill.sandbox.docker import ContainerFault, Engine, EngineAway
+from threadmill.sandbox.docker import SESSION, WARM, ContainerFault, Engine, EngineAway
 from threadmill.sandbox.engines import Engines
 from threadmill.sandbox.session import KnownFile, SandboxAway, Session
 from threadmill.settings import Settings
@@ -355,7 +355,7 @@ class Sandboxes:
     async def _first_room(self, deadline: float) -> tuple[Engine, str]:
         while True:
             self._freed.clear()
-            if placed := await self._place("session"):
+            if placed := await self._place(SESSION):
                 return placed
             if await self._evict():
                 continue
@@ -432,7 +432,7 @@ class Sandboxes:
     async def _fill(self) -> None:
         while self._accepts and len(self._warm) < self._settings.sandbox_warm_sessions:
             async with self._placing:
-                placed = await self._place("warm")
+                placed = await self._place(WARM)
             if placed is None:
                 return  # who needs a session more than we do has the room
             session = await self._start(*placed)
