@@ -31,6 +31,7 @@ from threadmill.store import runs
 from threadmill.store.database import Unreachable
 from threadmill.store.rows import Run, Turn, VectorStore
 from threadmill.store.runs import Progress
+from threadmill.store.slots import Slot
 
 Json = dict[str, Any]
 log = structlog.get_logger()
@@ -66,6 +67,9 @@ class Execution:
     def __init__(self, runtime: Runtime, run: Run, voice: Voice, slots: asyncio.Semaphore) -> None:
         self.run = run
         self.interrupt = Interrupt()
+        self.may_begin = asyncio.Event()  # not set while it waits for a slot of its key or project
+        if run.slot != Slot.WAITING:
+            self.may_begin.set()
         self._slots = slots
         self._runtime = runtime
         self._voice = voice
@@ -100,6 +104,7 @@ class Execution:
         try:
             await self._recover()
             with self.interrupt.may_strike():
+                await self.may_begin.wait()
                 await self._slots.acquire()
             try:
                 await self._begin()
@@ -283,6 +288,7 @@ class Execution:
                     wanted_m=self._context.prompt_length + 1 + at,
                 )
             call[tools.FILE_SEARCH]["results"] = use.results
+            self.run.file_search_calls += 1
             step.given = (step.given or {}) | {call["id"]: {"name": name} | use.given}
             self._tools_used.append(
                 {"call_id": call["id"], "started_at": started_at, "ended_at": time.time()}
