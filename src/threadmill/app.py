@@ -19,10 +19,12 @@ from threadmill.api import (
     files,
     messages,
     models,
+    organization,
     runs,
     steps,
     threads,
     uploads,
+    usage,
     vector_stores,
 )
 from threadmill.api.deps import Keys
@@ -57,8 +59,21 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     app.state.worker = worker
     app.state.keys = keys
     # Runs before threads: /threads/runs is not a thread whose id is "runs".
-    for room in (assistants, runs, threads, messages, steps, files, uploads, vector_stores, models):
+    for room in (
+        assistants,
+        runs,
+        threads,
+        messages,
+        steps,
+        files,
+        uploads,
+        vector_stores,
+        models,
+        usage,
+    ):
         app.include_router(room.router, prefix="/v1")
+    if runtime.settings.admin_key is not None:
+        app.include_router(organization.router, prefix="/v1")
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Unreachable, _render_database_away)

@@ -46,7 +46,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         database = Database(url, max_connections=settings.database_pool_max_connections)
         await database.open()
         stack.push_async_callback(database.close)
-        blobs = Blobs(settings.blob_url or f"file://{settings.data_dir.absolute() / 'files'}")
+        blobs = Blobs(settings.blobs_are_at)
         models = await stack.enter_async_context(ModelClient(settings))
         tokens = TokenCounter(settings.data_dir / "tiktoken", settings.tokenizer_download_timeout_s)
         yield Runtime(settings, database, blobs, models, tokens, postgres)

@@ -125,6 +125,10 @@ class Settings(BaseSettings):
         return os.environ.get("OPENAI_API_KEY") or None
 
     @property
+    def blobs_are_at(self) -> str:
+        return self.blob_url or f"file://{self.data_dir.absolute() / 'files'}"
+
+    @property
     def is_loopback(self) -> bool:
         return self.host in LOOPBACK_HOSTS
 

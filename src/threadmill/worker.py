@@ -6,6 +6,7 @@ from functools import partial
 
 import structlog
 
+from threadmill import retention
 from threadmill.runs.events import Events
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
@@ -47,6 +48,7 @@ class Worker:
             self._ingester.claim_files,
             partial(hnsw.keep_indexes, self._runtime.database),
             partial(expiry.sweep, self._runtime),
+            partial(retention.sweep, self._runtime),
         ):
             self._spawn(_through_faults(service))
         if self._runtime.postgres is not None:

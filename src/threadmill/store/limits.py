@@ -10,6 +10,8 @@ which one comes back. One conditional statement does it, by the database's clock
 processes let pass exactly as many as one would. Hence a wait that is told is a true one.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import msgspec
@@ -180,6 +182,21 @@ def _values(bound: Bound, kind: str) -> dict[str, str | int]:
 
 
 # --- stored bytes ---
+
+
+@asynccontextmanager
+async def write_with_room(
+    database: Database, caller: Caller, bytes_more: int
+) -> AsyncIterator[Connection]:
+    """A connection on which to write down what stores so many bytes more. Raises InvalidRequest
+    where they would be too many. Callers without such a limit need no transaction."""
+    if not caller.storage_bounds:
+        async with database.connection() as connection:
+            yield connection
+        return
+    async with database.transaction() as connection:
+        await check_storage(connection, caller, bytes_more)
+        yield connection
 
 
 async def check_storage(
