@@ -84,6 +84,11 @@ class Keys:
             return await self._anybody()
         return caller
 
+    def forget(self) -> None:
+        """Something about keys has changed: ask the database again."""
+        self._known.clear()
+        self._demanded = (0.0, True)
+
     def is_admin(self, key: str) -> bool:
         return self._is_admin(projects.key_hash(key))
 

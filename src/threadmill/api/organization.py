@@ -4,12 +4,13 @@ Paths and shapes are those of the original's administration API as far as it goe
 POST .../api_keys, and limits of runs at once and of stored bytes stand beside the original's two.
 """
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from threadmill import ids, retention
-from threadmill.api.deps import AdminOnly, Json, RuntimeDep, body
+from threadmill.api.deps import AdminOnly, Json, Keys, RuntimeDep, body
 from threadmill.api.usage import answer, asked
 from threadmill.errors import NotFound
 from threadmill.schemas import objects
@@ -19,7 +20,19 @@ from threadmill.schemas.queries import Page, choice
 from threadmill.store import projects, usage
 from threadmill.store.rows import ApiKey, Project
 
-router = APIRouter(prefix="/organization", dependencies=[AdminOnly])
+
+async def _forget_keys(request: Request) -> AsyncIterator[None]:
+    """What is changed here holds at once in this process; in others within seconds."""
+    yield
+    if request.method != "GET":
+        keys: Keys = request.app.state.keys
+        keys.forget()
+
+
+router = APIRouter(
+    prefix="/organization",
+    dependencies=[AdminOnly, Depends(_forget_keys, scope="function")],
+)
 
 
 # --- projects ---
@@ -79,8 +92,7 @@ async def create_key(
 ) -> Json:
     ids.check("project_id", project_id, "proj")
     async with runtime.database.connection() as connection:
-        # Refuses archived ones, too.
-        project = await projects.modify(connection, project_id, {})
+        project = await projects.get_active(connection, project_id)
         row, key = await projects.create_key(connection, project, **wanted.given())
     return Json(shapes.NewApiKey(**_key_fields(row), value=key))
 
@@ -118,7 +130,7 @@ async def modify_key(
 
 @router.delete("/projects/{project_id}/api_keys/{key_id}")
 async def delete_key(runtime: RuntimeDep, project_id: str, key_id: str) -> Json:
-    """Refused from now on; other processes notice within seconds."""
+    """Refused from now on."""
     _check_ids(project_id, key_id)
     async with runtime.database.connection() as connection:
         await projects.get_key(connection, project_id, key_id)

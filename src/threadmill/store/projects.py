@@ -70,6 +70,14 @@ async def get(connection: Connection, project_id: str) -> Project:
     return project
 
 
+async def get_active(connection: Connection, project_id: str) -> Project:
+    """Raises InvalidRequest for one that is archived."""
+    project = await get(connection, project_id)
+    if project.archived_at is not None:
+        raise InvalidRequest(f"Project '{project_id}' is archived; it cannot be changed.")
+    return project
+
+
 async def find(connection: Connection, id_or_name: str) -> Project | None:
     return await query.one(
         connection,
@@ -99,7 +107,7 @@ async def list_all(connection: Connection) -> list[Project]:
 async def modify(connection: Connection, project_id: str, fields: dict[str, Any]) -> Project:
     """Raises InvalidRequest for one that is archived, or for a name that another one has."""
     if not fields:
-        return await get(connection, project_id)
+        return await get_active(connection, project_id)
     free = "" if "name" not in fields else _NAME_IS_FREE
     project = await query.one(
         connection,
@@ -109,9 +117,7 @@ async def modify(connection: Connection, project_id: str, fields: dict[str, Any]
         fields | {"id": project_id},
     )
     if project is None:
-        found = await get(connection, project_id)
-        if found.archived_at is not None:
-            raise InvalidRequest(f"Project '{project_id}' is archived; it cannot be changed.")
+        await get_active(connection, project_id)
         raise _name_is_taken(fields["name"])
     return project
 

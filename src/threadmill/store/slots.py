@@ -43,8 +43,9 @@ _HAND_OUT = """
         WHERE slot = 'waiting' AND (key_limit IS NULL OR place <= key_limit)
         ORDER BY place, seq
         LIMIT (
-            SELECT greatest(
-                max_concurrent_runs - (SELECT count(*) FROM active WHERE slot = 'taken'), 0)
+            -- greatest() alone would make 0 of a limit that is not there.
+            SELECT CASE WHEN max_concurrent_runs IS NOT NULL THEN greatest(
+                max_concurrent_runs - (SELECT count(*) FROM active WHERE slot = 'taken'), 0) END
             FROM projects WHERE id = %(project_id)s
         )
     )
