@@ -8,8 +8,10 @@ import aiohttp
 import openai
 import pytest
 import pytest_asyncio
+from fastapi.routing import APIRoute
 from pydantic import SecretStr
 
+from threadmill.api import organization
 from threadmill.app import Served
 
 ADMIN_KEY = "sk-admin-of-the-house"
@@ -202,6 +204,22 @@ async def test_the_admin_key_opens_nothing_else_and_no_other_key_opens_this(
     async with admin.tenant(ADMIN_KEY) as tenant:
         with pytest.raises(openai.AuthenticationError):
             await tenant.beta.assistants.list()
+
+
+async def test_no_route_of_it_is_open_to_tenants(admin: Admin) -> None:
+    project = await admin.projects.create(name="acme")
+    key_id, key = await new_key(admin, project.id)
+    places = {"project_id": project.id, "key_id": key_id, "rate_limit_id": "rl_all"}
+    tried = 0
+    for route in organization.router.routes:
+        assert isinstance(route, APIRoute)
+        path = route.path.removeprefix("/organization").format_map(places)
+        for method in route.methods:
+            status, _ = await admin.send(method, path, {"name": "taken over"}, key=key)
+            assert status == 401, f"{method} {path}"
+            tried += 1
+    assert tried > 15
+    assert (await admin.projects.retrieve(project.id)).name == "acme"
 
 
 async def test_the_admin_key_is_no_tenants_where_any_key_is_taken(admin: Admin) -> None:
