@@ -1,8 +1,10 @@
 """How many runs go on at once: never more, nobody refused, each in its turn."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+from processes import FAST, launcher
 from runs.wire import WEATHER, Api, Conversation, eventually, names
 from tenants.conftest import NewTenant, Tenant
 from threadmill.demo.scripted_model import Gate, Reply, ScriptedModel, ToolCall
@@ -204,6 +206,33 @@ async def test_a_raised_limit_lets_more_go_on(
             "UPDATE projects SET max_concurrent_runs = NULL WHERE id = %s", [one.project_id]
         )
     assert sorted(await crowd.asked(3)) == ["0", "1", "2"]
+
+
+async def test_a_killed_process_takes_no_room_with_it(
+    database_url: str, model: ScriptedModel, database: Database, tmp_path: Path
+) -> None:
+    """What it held, waiting or not, goes on in another process, one after the other."""
+    async with database.connection() as connection:
+        await connection.execute("UPDATE projects SET max_concurrent_runs = 1")
+    async with launcher(database_url, model, tmp_path) as launch:
+        first, second = await launch(**FAST), await launch(**FAST)
+        model.reply(Reply(text=["Hel", Gate()]), Reply(text="Hello"), Reply(text="Bye"))
+        assistant = await first.client.beta.assistants.create(model="scripted")
+        talks = [await Conversation.begin(first.client, assistant.id) for _ in range(2)]
+        runs = []
+        async with (
+            Api(first.address) as api,
+            api.stream(talks[0].runs_path, talks[0].body) as stream,
+        ):
+            runs.append((await stream.until("thread.run.in_progress")).data["id"])
+            await model.received(1)
+            async with api.stream(talks[1].runs_path, talks[1].body) as waiting:
+                runs.append((await waiting.until("thread.run.queued")).data["id"])
+                await first.kill()
+        for talk, run_id in zip(talks, runs, strict=True):
+            there = Conversation(second.client, assistant.id, talk.thread_id)
+            assert (await there.stopped(run_id)).status == "completed"
+    assert len(model.requests) == 3
 
 
 async def test_what_waits_has_an_index_of_its_own(database: Database) -> None:
