@@ -29,7 +29,7 @@ async def sweep(runtime: Runtime) -> None:
 async def remove_expired_files(runtime: Runtime) -> int:
     """Remove some of them; returns how many."""
     async with runtime.database.transaction() as connection:
-        return await files.remove_expired(connection, _AT_ONCE)
+        return len(await files.remove_expired(connection, _AT_ONCE))
 
 
 async def remove_spent_bytes(runtime: Runtime) -> int:

@@ -79,8 +79,8 @@ async def remove(connection: Connection, project_id: str, file_id: str) -> None:
     await _delete(connection, [file_id])
 
 
-async def remove_expired(connection: Connection, limit: int) -> int:
-    """Remove up to `limit` files that have expired; how many. Wants a transaction."""
+async def remove_expired(connection: Connection, limit: int) -> list[str]:
+    """Remove up to `limit` files that have expired; their ids. Wants a transaction."""
     cursor = await connection.execute(
         f"SELECT id, project_id FROM files WHERE NOT {_ALIVE}"
         " ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED",
@@ -122,13 +122,13 @@ OLD = """
 """
 
 
-async def _remove(connection: Connection, found: list[Any]) -> int:
+async def _remove(connection: Connection, found: list[Any]) -> list[str]:
     file_ids = [file_id for file_id, _ in found]
     if found:
         await vector_stores.detach_everywhere(connection, file_ids)
         await _delete(connection, file_ids)
         await _detach(connection, sorted({project_id for _, project_id in found}), file_ids)
-    return len(found)
+    return file_ids
 
 
 async def _delete(connection: Connection, file_ids: list[str]) -> None:
