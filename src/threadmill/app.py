@@ -20,10 +20,12 @@ from threadmill.api import (
     health,
     messages,
     models,
+    organization,
     runs,
     steps,
     threads,
     uploads,
+    usage,
     vector_stores,
 )
 from threadmill.api.deps import Keys
@@ -60,9 +62,22 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     app.state.keys = keys
     app.state.readiness = Readiness(runtime)
     # Runs before threads: /threads/runs is not a thread whose id is "runs".
-    for room in (assistants, runs, threads, messages, steps, files, uploads, vector_stores, models):
+    for room in (
+        assistants,
+        runs,
+        threads,
+        messages,
+        steps,
+        files,
+        uploads,
+        vector_stores,
+        models,
+        usage,
+    ):
         app.include_router(room.router, prefix="/v1")
     app.include_router(health.router)
+    if runtime.settings.admin_key is not None:
+        app.include_router(organization.router, prefix="/v1")
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Unreachable, _render_database_away)

@@ -8,6 +8,7 @@
     │   ├── MethodNotAllowed     405
     │   ├── TooLarge             413
     │   └── WrongHost            421
+    ├── RateLimited              429  requests or tokens
     └── Unavailable              503  server_error
 
 One handler in `app` renders them all as OpenAI did: {"error": {message, type, param, code}}.
@@ -79,6 +80,14 @@ class TooLarge(InvalidRequest):
 
 class WrongHost(InvalidRequest):
     status = 421
+
+
+class RateLimited(ApiError):
+    status = 429
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message, code="rate_limit_exceeded")
+        self.type = kind  # "requests" or "tokens"
 
 
 class Unavailable(ApiError):

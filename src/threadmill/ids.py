@@ -20,6 +20,8 @@ NOUNS = {
     "run": "run",
     "step": "run step",
     "vs": "vector store",
+    "proj": "project",
+    "key": "API key",
 }
 
 

@@ -68,6 +68,7 @@ class Settings(BaseSettings):
 
     # --- who may use it ---
     api_keys: Annotated[list[SecretStr], NoDecode] = []  # static keys of the project "default"
+    admin_key: SecretStr | None = None  # opens /v1/organization, and nothing else; unset: closed
     require_beta_header: bool = False  # refuse requests without OpenAI-Beta: assistants=v2
     # The original refused to hand out files of the purposes assistants and user_data.
     allow_assistants_file_download: bool = False

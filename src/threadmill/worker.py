@@ -6,6 +6,7 @@ from functools import partial
 
 import structlog
 
+from threadmill import retention
 from threadmill.runs.events import Events
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
@@ -49,6 +50,7 @@ class Worker:
             partial(expiry.sweep, self._runtime),
             self._runtime.sandboxes.sweep,
             self._runtime.sandboxes.keep_warm,
+            partial(retention.sweep, self._runtime),
         ):
             self._spawn(_through_faults(service))
         if self._runtime.postgres is not None:

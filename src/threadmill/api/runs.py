@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from threadmill import ids
 from threadmill.api.deps import (
+    CallerDep,
     EventsDep,
     ExecutorDep,
     Json,
@@ -14,6 +15,7 @@ from threadmill.api.deps import (
     RuntimeDep,
     body,
 )
+from threadmill.api.rate_limits import check_tokens
 from threadmill.api.sse import EventStream
 from threadmill.api.threads import brings_documents, make_thread, new_messages
 from threadmill.lifecycle import RunStatus
@@ -40,7 +42,7 @@ router = APIRouter()
 
 @router.post("/threads/{thread_id}/runs")
 async def create_run(
-    project_id: ProjectId,
+    caller: CallerDep,
     runtime: RuntimeDep,
     executor: ExecutorDep,
     events: EventsDep,
@@ -50,6 +52,8 @@ async def create_run(
 ) -> Response:
     ids.check("thread_id", thread_id, "thread")
     ids.check("assistant_id", wanted.assistant_id, "asst")
+    project_id = caller.project_id
+    await check_tokens(request, runtime.database, caller)
     shows_content = RESULT_CONTENT in include(request.query_params.multi_items())
     has_files = any(message.attachments for message in wanted.additional_messages or [])
     database = runtime.database
@@ -73,6 +77,7 @@ async def create_run(
             changed = await resources.with_attachments(
                 connection, project_id, thread.tool_resources, attachments
             )
+        start.hold_to_limits(run, caller)
         start.claim(executor, run, streams=bool(wanted.stream))
         await runs.create(connection, run, additional, changed)
     if has_files:
@@ -86,13 +91,16 @@ async def create_run(
 
 @router.post("/threads/runs")
 async def create_thread_and_run(
-    project_id: ProjectId,
+    caller: CallerDep,
     runtime: RuntimeDep,
     executor: ExecutorDep,
     events: EventsDep,
     wanted: Annotated[CreateThreadAndRun, body(CreateThreadAndRun)],
+    request: Request,
 ) -> Response:
+    project_id = caller.project_id
     ids.check("assistant_id", wanted.assistant_id, "asst")
+    await check_tokens(request, runtime.database, caller)
     async with runtime.database.transaction() as connection:
         assistant = await assistants.get(connection, project_id, wanted.assistant_id)
         given = wanted.normal_tool_resources()
@@ -108,6 +116,7 @@ async def create_thread_and_run(
         )
         ground = runs.Ground(assistant, None, bool(new_thread.messages))
         start.check(run, ground, [], runtime.models)
+        start.hold_to_limits(run, caller)
         start.claim(executor, run, streams=bool(wanted.stream))
         await runs.create(connection, run, [], None)
     if brings_documents(new_thread):
@@ -121,6 +130,8 @@ async def _queued(run: Run, executor: Executor) -> Response:
     """The run is in the database: have it executed, here or wherever there is room."""
     if run.worker is not None:
         executor.execute(run)
+    elif run.slot is not None:
+        await executor.hand_out_slots(run.project_id)
     else:
         await executor.announce_work()
     queued = objects.shape(start.as_queued(run), objects.Run)
@@ -145,9 +156,7 @@ async def _streamed(
     voice.say("thread.run.created", queued)
     voice.say("thread.run.queued", queued)
     voice.send()
-    executor.execute(run)
-    # Let it ask the database for its messages before this answer is written.
-    await asyncio.sleep(0)
+    await _executed_here(run, executor)
     return EventStream(events, channel(run), listener, settings.stream_keep_alive_s)
 
 
@@ -232,9 +241,16 @@ async def submit_tool_outputs(
         return await _queued(run, executor)
     listener = events.listen(channel(run))
     _say_resumed(Voice(events, channel(run)), step, run)
-    executor.execute(run)
-    await asyncio.sleep(0)
+    await _executed_here(run, executor)
     return EventStream(events, channel(run), listener, runtime.settings.stream_keep_alive_s)
+
+
+async def _executed_here(run: Run, executor: Executor) -> None:
+    executor.execute(run)
+    if run.slot is not None:
+        await executor.hand_out_slots(run.project_id)
+    # Let it ask the database for its messages before this answer is written.
+    await asyncio.sleep(0)
 
 
 def _say_resumed(voice: Voice, step: Step, run: Run) -> None:

@@ -36,6 +36,7 @@ from threadmill.store import runs
 from threadmill.store.database import Unreachable
 from threadmill.store.rows import Run, Turn
 from threadmill.store.runs import Progress
+from threadmill.store.slots import Slot
 
 Json = dict[str, Any]
 log = structlog.get_logger()
@@ -71,6 +72,9 @@ class Execution:
     def __init__(self, runtime: Runtime, run: Run, voice: Voice, slots: asyncio.Semaphore) -> None:
         self.run = run
         self.interrupt = Interrupt()
+        self.may_begin = asyncio.Event()  # not set while it waits for a slot of its key or project
+        if run.slot != Slot.WAITING:
+            self.may_begin.set()
         self._slots = slots
         self._runtime = runtime
         self._voice = voice
@@ -107,6 +111,7 @@ class Execution:
         try:
             await self._recover()
             with self.interrupt.may_strike():
+                await self.may_begin.wait()
                 await self._slots.acquire()
             try:
                 await self._begin()
@@ -298,12 +303,14 @@ class Execution:
     async def _search_files(self, call: Call, at: int) -> Json:
         options = self._context.toolbox.options(call.name)
         with self.interrupt.may_strike():
-            return await self._search.use(
+            given = await self._search.use(
                 call.details,
                 options,
                 call.arguments,
                 wanted_m=self._context.prompt_length + 1 + at,
             )
+        self.run.file_search_calls += 1
+        return given
 
     async def _run_code(self, answer: Answer, call: CodeCall) -> Json:
         self._running, call.has_news = call, False
@@ -319,6 +326,7 @@ class Execution:
         finally:
             self._running = None
         answer.end_call(call)
+        self.run.code_interpreter_calls += 1
         return given
 
     async def _close_turn(self, answer: Answer) -> None:

@@ -28,12 +28,13 @@ async def accept(
     if step is None:  # somebody was faster between our two looks
         return await _lost(connection, run)
     _fill_in(step, outputs)
+    may_begin = executor.has_room and run.slot is None
     resumed = await runs.resume(
         connection,
         run,
         step,
-        to=RunStatus.IN_PROGRESS if executor.has_room else RunStatus.QUEUED,
-        worker=executor.name if executor.has_room or streams else None,
+        to=RunStatus.IN_PROGRESS if may_begin else RunStatus.QUEUED,
+        worker=executor.name if may_begin or streams else None,
     )
     if resumed is None:
         return await _lost(connection, run)

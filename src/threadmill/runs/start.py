@@ -12,9 +12,11 @@ from threadmill.llm.client import ModelClient
 from threadmill.runs.executor import Executor
 from threadmill.schemas.requests import CreateRun, CreateThreadAndRun, RunFields, names_missing_tool
 from threadmill.store import runs
+from threadmill.store.limits import Caller
 from threadmill.store.messages import NewMessage
 from threadmill.store.rows import Assistant, Run
 from threadmill.store.runs import Ground
+from threadmill.store.slots import Slot
 
 Json = dict[str, Any]
 
@@ -87,12 +89,20 @@ def check(run: Run, ground: Ground, additional: list[NewMessage], models: ModelC
         )
 
 
+def hold_to_limits(run: Run, caller: Caller) -> None:
+    """Those of whoever starts it; to be called before `claim`."""
+    run.api_key_id = caller.key_id
+    run.is_metered = bool(caller.token_bounds)
+    run.slot = Slot.WAITING if caller.is_run_bound else None
+
+
 def claim(executor: Executor, run: Run, *, streams: bool) -> None:
     """Let this process execute the run, before it is written down: where it has room, and in any
     case if the client streams it from here. Else it waits in the queue for whoever has room."""
-    if executor.has_room:
+    may_begin = executor.has_room and run.slot is None
+    if may_begin:
         run.status, run.started_at = RunStatus.IN_PROGRESS, int(time.time())
-    if executor.has_room or streams:
+    if may_begin or streams:
         run.worker, run.claims, run.attempts = executor.name, 1, 1
 
 

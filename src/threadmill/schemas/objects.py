@@ -16,6 +16,12 @@ def shape(row: Any, wanted: type[Shape]) -> Shape:
     return msgspec.convert(row, wanted, from_attributes=True)
 
 
+def plain(row: msgspec.Struct) -> Json:
+    """As it is, for answers that are not the original's."""
+    shown: Json = msgspec.to_builtins(row)
+    return shown
+
+
 class Assistant(msgspec.Struct):
     id: str
     created_at: int

@@ -91,28 +91,33 @@ def _purpose(query: Mapping[str, str]) -> str | None:
 
 
 def _limit(query: Mapping[str, str], *, default: int, largest: int) -> int:
-    sent = query.get("limit")
+    return whole(query, "limit", default=default, largest=largest)
+
+
+def whole(query: Mapping[str, str], name: str, *, default: int, largest: int) -> int:
+    """A number from 1 to `largest`."""
+    sent = query.get(name)
     if not sent:
         return default
     if not re.fullmatch(r"[+-]?[0-9]+", sent):
         raise InvalidRequest(
-            "Invalid type for 'limit': expected an integer, but got a string instead.",
-            param="limit",
+            f"Invalid type for '{name}': expected an integer, but got a string instead.",
+            param=name,
             code="invalid_type",
         )
     # int() itself refuses thousands of digits.
     limit = int(sent) if len(sent) < 20 else int(sent[0] + "9" * 20)
     if limit > largest:
-        raise _out_of_range("above maximum", f"<= {largest}", "integer_above_max_value", sent)
+        raise _out_of_range(name, "above maximum", f"<= {largest}", "integer_above_max_value", sent)
     if limit < 1:
-        raise _out_of_range("below minimum", ">= 1", "integer_below_min_value", sent)
+        raise _out_of_range(name, "below minimum", ">= 1", "integer_below_min_value", sent)
     return limit
 
 
-def _out_of_range(side: str, bound: str, code: str, sent: str) -> InvalidRequest:
+def _out_of_range(name: str, side: str, bound: str, code: str, sent: str) -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid 'limit': integer {side} value. Expected a value {bound}, but got {shown(sent)} "
+        f"Invalid '{name}': integer {side} value. Expected a value {bound}, but got {shown(sent)} "
         "instead.",
-        param="limit",
+        param=name,
         code=code,
     )

@@ -19,6 +19,14 @@ class Project(msgspec.Struct):
     id: str
     name: str
     created_at: int
+    archived_at: int | None = None
+    max_requests_per_minute: int | None = None
+    max_tokens_per_minute: int | None = None
+    max_concurrent_runs: int | None = None
+    max_stored_bytes: int | None = None
+    threads_max_age_days: int | None = None
+    files_max_age_days: int | None = None
+    requests_max_age_days: int | None = None
 
 
 class ApiKey(msgspec.Struct):
@@ -29,6 +37,10 @@ class ApiKey(msgspec.Struct):
     created_at: int
     last_used_at: int | None
     revoked_at: int | None
+    max_requests_per_minute: int | None = None
+    max_tokens_per_minute: int | None = None
+    max_concurrent_runs: int | None = None
+    max_stored_bytes: int | None = None
 
 
 class Assistant(msgspec.Struct):
@@ -113,6 +125,11 @@ class Run(msgspec.Struct):
     attempts: int = 0
     turns: int = 0
     queued_at: float = 0.0
+    api_key_id: str | None = None
+    is_metered: bool = False
+    slot: str | None = None
+    file_search_calls: int = 0
+    code_interpreter_calls: int = 0
 
     @property
     def has_ended(self) -> bool:
@@ -165,6 +182,7 @@ class File(msgspec.Struct):
     purpose: str
     bytes: int
     sha256: builtins.bytes
+    api_key_id: str | None = None
 
 
 class Upload(msgspec.Struct):
@@ -179,6 +197,7 @@ class Upload(msgspec.Struct):
     bytes: int
     file_expires_after_s: int | None
     file_id: str | None
+    api_key_id: str | None = None
 
 
 class UploadPart(msgspec.Struct):
