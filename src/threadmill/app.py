@@ -24,6 +24,7 @@ from threadmill.api import (
     threads,
     uploads,
     vector_stores,
+    webhooks,
 )
 from threadmill.api.deps import Keys
 from threadmill.api.envelope import Envelope
@@ -57,7 +58,18 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     app.state.worker = worker
     app.state.keys = keys
     # Runs before threads: /threads/runs is not a thread whose id is "runs".
-    for room in (assistants, runs, threads, messages, steps, files, uploads, vector_stores, models):
+    for room in (
+        assistants,
+        runs,
+        threads,
+        messages,
+        steps,
+        files,
+        uploads,
+        vector_stores,
+        models,
+        webhooks,
+    ):
         app.include_router(room.router, prefix="/v1")
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)

@@ -16,6 +16,7 @@ NOUNS = {
     "run": "run",
     "step": "run step",
     "vs": "vector store",
+    "wh": "webhook endpoint",
 }
 
 

@@ -14,6 +14,7 @@ from threadmill.search.ingest import Ingester
 from threadmill.store import hnsw
 from threadmill.store.database import Unreachable
 from threadmill.store.notify import Hints
+from threadmill.webhooks.delivery import Deliveries
 
 log = structlog.get_logger()
 
@@ -31,6 +32,7 @@ class Worker:
         self.executor = Executor(runtime, self.events)
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ingester = Ingester(runtime, self.executor.name)
+        self.deliveries = Deliveries(runtime)
         self._hints = Hints(runtime.database.url, self._on_hint)
         self._services: list[asyncio.Task[None]] = []
 
@@ -45,6 +47,8 @@ class Worker:
             self.executor.save_drafts,
             self._hints.run,
             self._ingester.claim_files,
+            self.deliveries.send_due,
+            self.deliveries.sweep,
             partial(hnsw.keep_indexes, self._runtime.database),
             partial(expiry.sweep, self._runtime),
         ):
