@@ -28,6 +28,7 @@ from threadmill.api import (
 )
 from threadmill.api.deps import Keys
 from threadmill.api.envelope import Envelope
+from threadmill.api.idempotency import Idempotency
 from threadmill.api.joined_writes import JoinedWritesProtocol
 from threadmill.errors import (
     SERVER_FAULT,
@@ -71,6 +72,7 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
         webhooks,
     ):
         app.include_router(room.router, prefix="/v1")
+    app.add_middleware(Idempotency)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Unreachable, _render_database_away)

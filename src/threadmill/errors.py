@@ -6,6 +6,7 @@
     │   ├── Forbidden            403
     │   ├── NotFound             404
     │   ├── MethodNotAllowed     405
+    │   ├── Conflict             409
     │   ├── TooLarge             413
     │   └── WrongHost            421
     └── Unavailable              503  server_error
@@ -71,6 +72,12 @@ class NotFound(InvalidRequest):
 
 class MethodNotAllowed(InvalidRequest):
     status = 405
+
+
+class Conflict(InvalidRequest):
+    """For what may be tried again soon: SDKs do so of themselves, up to two times."""
+
+    status = 409
 
 
 class TooLarge(InvalidRequest):

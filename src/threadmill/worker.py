@@ -11,7 +11,7 @@ from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
 from threadmill.search import expiry
 from threadmill.search.ingest import Ingester
-from threadmill.store import hnsw
+from threadmill.store import hnsw, idempotency
 from threadmill.store.database import Unreachable
 from threadmill.store.notify import Hints
 from threadmill.webhooks.delivery import Deliveries
@@ -19,6 +19,7 @@ from threadmill.webhooks.delivery import Deliveries
 log = structlog.get_logger()
 
 _PAUSE_AFTER_FAULT_S = 1.0
+_FORGET_EVERY_S = 60.0
 
 
 class Worker:
@@ -51,6 +52,7 @@ class Worker:
             self.deliveries.sweep,
             partial(hnsw.keep_indexes, self._runtime.database),
             partial(expiry.sweep, self._runtime),
+            self._forget_keys,
         ):
             self._spawn(_through_faults(service))
         if self._runtime.postgres is not None:
@@ -69,6 +71,14 @@ class Worker:
             service.remove_done_callback(self._on_end)
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
+
+    async def _forget_keys(self) -> None:
+        """Of requests that carried an Idempotency-Key a day ago."""
+        while True:
+            async with self._runtime.database.connection() as connection:
+                while await idempotency.forget(connection):
+                    pass
+            await asyncio.sleep(_FORGET_EVERY_S)
 
     def _on_hint(self, message: str) -> None:
         self.executor.on_hint(message)

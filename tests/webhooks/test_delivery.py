@@ -117,7 +117,7 @@ async def test_every_way_in_which_a_run_ends_or_waits_is_told(
     model.reply(Reply(text=["Half", gate]))
     talk = await _talk(client, tools=[WEATHER])
     waiting = await talk.run()
-    await talk.answer(waiting, "sunny")
+    await talk.stopped(await talk.answer(waiting, "sunny"))
     ended = await talk.run()  # the model refuses
     assert ended.status == "failed"
     short = await talk.run(max_completion_tokens=256)

@@ -104,8 +104,9 @@ class Keys:
             return await projects.any_key(connection)
 
 
-async def _project(request: Request) -> str:
-    """The id of the caller's project."""
+async def authenticated(request: Request) -> str:
+    """The id of the caller's project. Raises Unauthorized, and what else is wrong with the
+    headers."""
     keys: Keys = request.app.state.keys
     key = _sent_key(request)
     if not key:
@@ -198,4 +199,4 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 RuntimeDep = Annotated[Runtime, Depends(_runtime)]
 ExecutorDep = Annotated[Executor, Depends(_executor)]
 EventsDep = Annotated[Events, Depends(_events)]
-ProjectId = Annotated[str, Depends(_project)]
+ProjectId = Annotated[str, Depends(authenticated)]
