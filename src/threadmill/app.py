@@ -19,6 +19,7 @@ from threadmill.api import (
     files,
     messages,
     models,
+    passthrough,
     runs,
     steps,
     threads,
@@ -69,6 +70,7 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
         uploads,
         vector_stores,
         models,
+        passthrough,
         webhooks,
     ):
         app.include_router(room.router, prefix="/v1")

@@ -9,6 +9,8 @@
     │   ├── Conflict             409
     │   ├── TooLarge             413
     │   └── WrongHost            421
+    ├── Relayed                       an endpoint's own refusal
+    ├── UpstreamFault            502  server_error
     └── Unavailable              503  server_error
 
 One handler in `app` renders them all as OpenAI did: {"error": {message, type, param, code}}.
@@ -86,6 +88,23 @@ class TooLarge(InvalidRequest):
 
 class WrongHost(InvalidRequest):
     status = 421
+
+
+class Relayed(ApiError):
+    """What a model's endpoint refused, in its own words."""
+
+    def __init__(
+        self, status: int, message: str, kind: str, param: str | None, code: str | None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status
+        self.type = kind
+
+
+class UpstreamFault(ApiError):
+    """A model's endpoint did not do its part."""
+
+    status = 502
 
 
 class Unavailable(ApiError):

@@ -176,10 +176,14 @@ def body(shape: type[S]) -> Any:
     clients send all kinds of it."""
 
     async def read(request: Request) -> S:
-        settings: Settings = request.app.state.runtime.settings
-        return parse(shape, await _read(request, settings.request_body_max_bytes))
+        return parse(shape, await raw_body(request))
 
     return Depends(read)
+
+
+async def raw_body(request: Request) -> bytes:
+    settings: Settings = request.app.state.runtime.settings
+    return await _read(request, settings.request_body_max_bytes)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
