@@ -96,9 +96,15 @@ def upgrade() -> None:
         """
         CREATE FUNCTION write_webhook_events() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE
-            what CONSTANT text := TG_ARGV[0] || NEW.status;
-            event_id CONSTANT text := 'evt_' || replace(gen_random_uuid()::text, '-', '');
+            what text;
+            event_id text;
         BEGIN
+            -- Nearly always there is none, and this look costs half of what the INSERT would.
+            IF NOT EXISTS (SELECT FROM webhook_endpoints WHERE project_id = NEW.project_id) THEN
+                RETURN NULL;
+            END IF;
+            what := TG_ARGV[0] || NEW.status;
+            event_id := 'evt_' || replace(gen_random_uuid()::text, '-', '');
             INSERT INTO webhook_deliveries
                 (webhook_endpoint_id, id, project_id, created_at, event_type, subject, due_at)
             SELECT id, event_id, NEW.project_id, floor(extract(epoch FROM now()))::bigint, what,
