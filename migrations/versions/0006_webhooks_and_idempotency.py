@@ -136,6 +136,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.LargeBinary(), nullable=True),
         sa.Column("seed", sa.LargeBinary(), nullable=False),
         sa.Column("worker", sa.Text(), nullable=True),
+        sa.Column("leased_until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("claims", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("content_type", sa.Text(), nullable=True),
@@ -150,3 +151,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project_id", "key", name=op.f("idempotency_keys_pkey")),
     )
     op.create_index(op.f("idempotency_keys_created_at_idx"), "idempotency_keys", ["created_at"])
+    op.create_index(
+        op.f("idempotency_keys_worker_idx"),
+        "idempotency_keys",
+        ["worker"],
+        postgresql_where=sa.text("worker IS NOT NULL"),
+    )

@@ -52,6 +52,7 @@ class Worker:
             self.deliveries.sweep,
             partial(hnsw.keep_indexes, self._runtime.database),
             partial(expiry.sweep, self._runtime),
+            self._renew_keys,
             self._forget_keys,
         ):
             self._spawn(_through_faults(service))
@@ -71,6 +72,14 @@ class Worker:
             service.remove_done_callback(self._on_end)
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
+
+    async def _renew_keys(self) -> None:
+        """Of requests that this process is at, and that carry an Idempotency-Key."""
+        lease_s = self.settings.run_lease_s
+        while True:
+            async with self._runtime.database.connection() as connection:
+                await idempotency.renew(connection, self.executor.name, lease_s)
+            await asyncio.sleep(lease_s / 4)
 
     async def _forget_keys(self) -> None:
         """Of requests that carried an Idempotency-Key a day ago."""

@@ -120,6 +120,7 @@ class _Keyed:
     async def _claim(self) -> tuple[IdempotencyKey, bool]:
         """A row that is ours, and whether nobody had it before, or one that holds an answer."""
         request = _described(self._request.scope)
+        lease_s = self._runtime.settings.run_lease_s
         async with self._runtime.database.connection() as connection:
             row, is_new = await idempotency.claim(
                 connection,
@@ -128,15 +129,14 @@ class _Keyed:
                 request=request,
                 fingerprint=None if self._is_form else self._fingerprint.digest(),
                 worker=self._worker,
+                lease_s=lease_s,
             )
             if is_new:
                 return row, True
             if row.request != request:
                 raise _reused()
             if row.status is None:
-                if row.worker is not None and await idempotency.is_worked_at(connection, row):
-                    raise _in_progress()
-                taken = await idempotency.take_over(connection, row, self._worker)
+                taken = await idempotency.take_over(connection, row, self._worker, lease_s)
                 if taken is None:
                     raise _in_progress()
                 row = taken

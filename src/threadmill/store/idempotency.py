@@ -1,10 +1,10 @@
 """Requests that carry an Idempotency-Key: who is at them, and what they were answered.
 
 Of two who bring the same key, one inserts the row and does the work. It writes the answer under the
-number of its claim. A row without an answer whose worker is gone was left by a crash, or by an
-answer that told the client to come again: the next one takes it over, together with the seed from
-which the ids are made that the request gives out. So what the last one has already made stands
-there under an id that the next one knows.
+number of its claim, which the process renews together with all its others. A row without an answer
+that nobody renews was left by a crash, or by an answer that told the client to come again: the next
+one takes it over, together with the seed from which the ids are made that the request gives out. So
+what the last one has already made stands there under an id that the next one knows.
 """
 
 import os
@@ -17,6 +17,7 @@ from threadmill.store.rows import IdempotencyKey, columns
 KEPT_S = 24 * 3600
 
 _COLUMNS = columns(IdempotencyKey)
+_LEASE = "now() + make_interval(secs => %(lease_s)s)"
 _SEED_BYTES = 32
 _SWEPT_AT_ONCE = 1000
 
@@ -29,6 +30,7 @@ async def claim(
     request: str,
     fingerprint: bytes | None,
     worker: str,
+    lease_s: float,
 ) -> tuple[IdempotencyKey, bool]:
     """The row of the key, and whether it is ours because nobody has used it within a day."""
     while True:
@@ -36,11 +38,12 @@ async def claim(
             connection,
             IdempotencyKey,
             "INSERT INTO idempotency_keys AS known"
-            " (project_id, key, created_at, request, fingerprint, seed, worker)"
+            " (project_id, key, created_at, request, fingerprint, seed, worker, leased_until)"
             " VALUES (%(project_id)s, %(key)s, %(now)s, %(request)s, %(fingerprint)s, %(seed)s,"
-            " %(worker)s) ON CONFLICT (project_id, key) DO UPDATE SET"
+            f" %(worker)s, {_LEASE}) ON CONFLICT (project_id, key) DO UPDATE SET"
             " created_at = excluded.created_at, request = excluded.request,"
             " fingerprint = excluded.fingerprint, seed = excluded.seed, worker = excluded.worker,"
+            " leased_until = excluded.leased_until,"
             " claims = known.claims + 1, status = NULL, content_type = NULL, body = NULL,"
             " found_at = NULL WHERE known.created_at <= %(now)s - %(kept_s)s"
             f" RETURNING {_COLUMNS}",
@@ -52,6 +55,7 @@ async def claim(
                 "fingerprint": fingerprint,
                 "seed": os.urandom(_SEED_BYTES),
                 "worker": worker,
+                "lease_s": lease_s,
                 "kept_s": KEPT_S,
             },
         )
@@ -68,33 +72,33 @@ async def claim(
             return theirs, False
 
 
-async def is_worked_at(connection: Connection, row: IdempotencyKey) -> bool:
-    """Whether the process that claimed it is alive."""
-    return bool(
-        await query.value(
-            connection,
-            "SELECT EXISTS (SELECT FROM workers WHERE id = %(worker)s AND lease_until > now())",
-            {"worker": row.worker},
-        )
-    )
-
-
 async def take_over(
-    connection: Connection, row: IdempotencyKey, worker: str
+    connection: Connection, row: IdempotencyKey, worker: str, lease_s: float
 ) -> IdempotencyKey | None:
-    """None if somebody else was faster."""
+    """None if somebody is at it."""
     return await query.one(
         connection,
         IdempotencyKey,
-        "UPDATE idempotency_keys SET worker = %(worker)s, claims = claims + 1"
-        " WHERE project_id = %(project_id)s AND key = %(key)s AND claims = %(claims)s"
-        f" AND status IS NULL RETURNING {_COLUMNS}",
+        f"UPDATE idempotency_keys SET worker = %(worker)s, leased_until = {_LEASE},"
+        " claims = claims + 1 WHERE project_id = %(project_id)s AND key = %(key)s"
+        " AND claims = %(claims)s AND status IS NULL AND (worker IS NULL OR leased_until <= now())"
+        f" RETURNING {_COLUMNS}",
         {
             "project_id": row.project_id,
             "key": row.key,
             "claims": row.claims,
             "worker": worker,
+            "lease_s": lease_s,
         },
+    )
+
+
+async def renew(connection: Connection, worker: str, lease_s: float) -> None:
+    """Say of all that the process is at that it still is."""
+    await query.execute(
+        connection,
+        f"UPDATE idempotency_keys SET leased_until = {_LEASE} WHERE worker = %(worker)s",
+        {"worker": worker, "lease_s": lease_s},
     )
 
 

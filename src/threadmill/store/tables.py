@@ -534,6 +534,7 @@ idempotency_keys = Table(
     Column("fingerprint", LargeBinary),  # SHA-256 of the body; of a form known at its end only
     Column("seed", LargeBinary, nullable=False),  # of the ids that the request gives out
     Column("worker", Text),  # the process that is at it; null: none, the next try goes on
+    Column("leased_until", DateTime(timezone=True), nullable=False),
     Column("claims", Integer, nullable=False, server_default=text("1")),
     # The answer, once there is one.
     Column("status", Integer),
@@ -541,4 +542,5 @@ idempotency_keys = Table(
     Column("body", LargeBinary),
     Column("found_at", Text),  # instead of a body: where the answer can be read
     Index(None, "created_at"),
+    Index(None, "worker", postgresql_where=text("worker IS NOT NULL")),
 )
