@@ -21,16 +21,19 @@ from threadmill.api import (
     messages,
     models,
     organization,
+    passthrough,
     runs,
     steps,
     threads,
     uploads,
     usage,
     vector_stores,
+    webhooks,
 )
 from threadmill.api.deps import Keys
 from threadmill.api.envelope import Envelope
 from threadmill.api.health import Readiness
+from threadmill.api.idempotency import Idempotency
 from threadmill.api.joined_writes import JoinedWritesProtocol
 from threadmill.errors import (
     SERVER_FAULT,
@@ -73,11 +76,14 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
         vector_stores,
         models,
         usage,
+        passthrough,
+        webhooks,
     ):
         app.include_router(room.router, prefix="/v1")
     app.include_router(health.router)
     if runtime.settings.admin_key is not None:
         app.include_router(organization.router, prefix="/v1")
+    app.add_middleware(Idempotency)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Unreachable, _render_database_away)

@@ -6,8 +6,8 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
@@ -19,8 +19,8 @@ from threadmill import app as server
 from threadmill.blobs import Blobs
 from threadmill.demo import transcript
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
-from threadmill.imports import Import
 from threadmill.errors import ApiError
+from threadmill.imports import Import
 from threadmill.runtime import OldSchema
 from threadmill.sandbox import docker, image
 from threadmill.settings import Settings
@@ -242,6 +242,8 @@ def build_sandbox(
         _fail(str(fault))
     except image.BuildError as fault:
         _fail(f"{fault}\n{_NO_REGISTRY}" if base is None else str(fault))
+
+
 @keys.command("set")
 def set_key(
     key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")],

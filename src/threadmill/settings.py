@@ -87,6 +87,17 @@ class Settings(BaseSettings):
     stream_keep_alive_s: float = Field(default=15, gt=0)
     stream_backlog_max_bytes: int = Field(default=16 * 1024**2, ge=1024)  # unread by a slow client
 
+    # --- webhooks ---
+    # Off, they go to the public internet alone, and by https alone: else any client could have us
+    # call what only we can reach. On where the receivers are in the server's own network.
+    webhook_allow_private_addresses: bool = False
+    webhook_timeout_s: float = Field(default=15, gt=0)
+    # Before each further try of one that failed; about three days in all.
+    webhook_retry_waits_s: Annotated[list[float], NoDecode] = [
+        *(5, 300, 1800),
+        *(hours * 3600 for hours in (2, 5, 10, 14, 20, 24)),
+    ]
+
     # --- limits ---
     request_body_max_bytes: int = Field(default=32 * 1024**2, ge=1024)
     image_max_bytes: int = Field(default=20 * 1024**2, ge=1)  # of an image given to a model
@@ -126,7 +137,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 
-    @field_validator("api_keys", "allowed_hosts", "docker_hosts", "rerank_urls", mode="before")
+    @field_validator(
+        "api_keys",
+        "allowed_hosts",
+        "docker_hosts",
+        "rerank_urls",
+        "webhook_retry_waits_s",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         """Take a comma-separated string, as environment variables hold one, or a list."""

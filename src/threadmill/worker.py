@@ -12,13 +12,15 @@ from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
 from threadmill.search import expiry
 from threadmill.search.ingest import Ingester
-from threadmill.store import hnsw
+from threadmill.store import hnsw, idempotency
 from threadmill.store.database import Unreachable
 from threadmill.store.notify import Hints
+from threadmill.webhooks.delivery import Deliveries
 
 log = structlog.get_logger()
 
 _PAUSE_AFTER_FAULT_S = 1.0
+_FORGET_EVERY_S = 60.0
 
 
 class Worker:
@@ -32,6 +34,7 @@ class Worker:
         self.executor = Executor(runtime, self.events)
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ingester = Ingester(runtime, self.executor.name)
+        self.deliveries = Deliveries(runtime)
         self._hints = Hints(runtime.database.url, self._on_hint)
         self._services: list[asyncio.Task[None]] = []
 
@@ -46,11 +49,15 @@ class Worker:
             self.executor.save_drafts,
             self._hints.run,
             self._ingester.claim_files,
+            self.deliveries.send_due,
+            self.deliveries.sweep,
             partial(hnsw.keep_indexes, self._runtime.database),
             partial(expiry.sweep, self._runtime),
             self._runtime.sandboxes.sweep,
             self._runtime.sandboxes.keep_warm,
             partial(retention.sweep, self._runtime),
+            self._renew_keys,
+            self._forget_keys,
         ):
             self._spawn(_through_faults(service))
         if self._runtime.postgres is not None:
@@ -72,6 +79,22 @@ class Worker:
         # Our sessions are handed over while we are still alive: what a dead process had is removed.
         await self._runtime.sandboxes.stop()
         await self.executor.leave()
+
+    async def _renew_keys(self) -> None:
+        """Of requests that this process is at, and that carry an Idempotency-Key."""
+        lease_s = self.settings.run_lease_s
+        while True:
+            async with self._runtime.database.connection() as connection:
+                await idempotency.renew(connection, self.executor.name, lease_s)
+            await asyncio.sleep(lease_s / 4)
+
+    async def _forget_keys(self) -> None:
+        """Of requests that carried an Idempotency-Key a day ago."""
+        while True:
+            async with self._runtime.database.connection() as connection:
+                while await idempotency.forget(connection):
+                    pass
+            await asyncio.sleep(_FORGET_EVERY_S)
 
     def _on_hint(self, message: str) -> None:
         self.executor.on_hint(message)

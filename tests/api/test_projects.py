@@ -135,10 +135,17 @@ OPERATIONS: list[tuple[str, str, Any]] = [
         "/assistants/{assistant}",
         CHANGE | {"tool_resources": {"file_search": {"vector_store_ids": ["{store}"]}}},
     ),
+    ("GET", "/webhook_endpoints/{hook}", None),
+    ("GET", "/webhook_endpoints?after={hook}", None),
+    ("POST", "/webhook_endpoints/{hook}", {"name": "taken over"}),
+    ("DELETE", "/webhook_endpoints/{hook}", None),
+    ("POST", "/webhook_endpoints/{hook}/rotate_secret", None),
+    ("POST", "/webhook_endpoints/{hook}/test", {"event_type": "thread.run.completed"}),
+    ("GET", "/webhook_endpoints/{hook}/deliveries", None),
 ]
 
 # Without the id of anything: what they list is tried below.
-LISTS = {"/assistants", "/threads", "/files", "/vector_stores"}
+LISTS = {"/assistants", "/threads", "/files", "/vector_stores", "/webhook_endpoints"}
 # What needs no id to do its work, and shows nothing that was there before.
 HARMLESS = {
     ("POST", "/files"),
@@ -147,6 +154,12 @@ HARMLESS = {
     ("GET", "/models/{}"),
     ("DELETE", "/models/{}"),
     ("GET", "/usage"),  # tests/tenants/test_usage.py
+    ("POST", "/webhook_endpoints"),
+    ("GET", "/webhook_event_types"),
+    ("POST", "/chat/completions"),
+    ("POST", "/completions"),
+    ("POST", "/embeddings"),
+    ("POST", "/deployments/{}/{}"),
 }
 
 NOUNS = {
@@ -158,6 +171,7 @@ NOUNS = {
     "file": "No such File object: {}",
     "upload": "No upload found with id '{}'.",
     "vs": "No vector store found with id '{}'.",
+    "wh": "No webhook endpoint found with id '{}'.",
 }
 
 
@@ -174,7 +188,9 @@ async def things(wire: Wire, rows: Rows) -> Ids:
     await stores.move(store, stored, "completed", ("one",))
     batch = await wire.post(f"/vector_stores/{store}/file_batches", {"file_ids": [stored]})
     upload = {"filename": "a", "purpose": "assistants", "bytes": 3, "mime_type": "text/plain"}
+    hook = {"name": "x", "url": "https://example.com/", "event_types": ["thread.run.failed"]}
     return {
+        "hook": (await wire.post("/webhook_endpoints", hook))["id"],
         "store": store,
         "stored": stored,
         "batch": batch["id"],
@@ -275,6 +291,7 @@ async def test_lists_hold_only_what_is_in_the_project(
         "/threads": ["thread"],
         "/files": ["stored", "file"],
         "/vector_stores": ["store"],
+        "/webhook_endpoints": ["hook"],
     }
     assert set(kinds) == LISTS
     for path, names in kinds.items():

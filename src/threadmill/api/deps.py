@@ -147,6 +147,14 @@ async def _project(request: Request) -> str:
 
 
 async def _caller(request: Request) -> Caller:
+    caller = await authenticated(request)
+    await admit(request, request.app.state.runtime.database, caller)
+    return caller
+
+
+async def authenticated(request: Request) -> Caller:
+    """Who asks, before the request is counted. Raises Unauthorized, and what else is wrong with
+    the headers."""
     keys: Keys = request.app.state.keys
     key = _sent_key(request)
     if not key:
@@ -157,7 +165,6 @@ async def _caller(request: Request) -> Caller:
     if caller is None:
         raise _wrong_key(key)
     _check_beta_header(request)
-    await admit(request, request.app.state.runtime.database, caller)
     return caller
 
 
@@ -236,10 +243,14 @@ def body(shape: type[S]) -> Any:
     clients send all kinds of it."""
 
     async def read(request: Request) -> S:
-        settings: Settings = request.app.state.runtime.settings
-        return parse(shape, await _read(request, settings.request_body_max_bytes))
+        return parse(shape, await raw_body(request))
 
     return Depends(read)
+
+
+async def raw_body(request: Request) -> bytes:
+    settings: Settings = request.app.state.runtime.settings
+    return await _read(request, settings.request_body_max_bytes)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

@@ -254,6 +254,46 @@ class FileContent(msgspec.Struct):
     object: str = "vector_store.file_content.page"
 
 
+class WebhookEndpoint(msgspec.Struct):
+    id: str
+    created_at: int
+    updated_at: int
+    name: str
+    url: str
+    event_types: list[str]
+    signing_secret_hint: str
+    # Ours: what became of it.
+    status: str  # enabled or disabled
+    disabled_reason: str | None
+    failing_since: int | None
+    signing_secret: str | msgspec.UnsetType = msgspec.UNSET  # once, when it was made
+    object: str = "webhook_endpoint"
+
+
+class WebhookDelivery(msgspec.Struct):
+    id: str  # the event's
+    created_at: int
+    webhook_endpoint_id: str
+    event_type: str
+    status: str
+    attempts: int
+    next_attempt_at: int | None
+    ended_at: int | None
+    last_status_code: int | None
+    last_error: str | None
+    object: str = "webhook_endpoint.delivery"
+
+
+class Event(msgspec.Struct):
+    """What a webhook endpoint is sent."""
+
+    id: str
+    created_at: int
+    type: str
+    data: Any
+    object: str = "event"
+
+
 class Page(msgspec.Struct):
     data: list[Any]
     first_id: str | None

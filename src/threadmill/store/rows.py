@@ -5,6 +5,7 @@ messages is read on every look at a thread.
 """
 
 import builtins
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -244,6 +245,50 @@ class FileBatch(msgspec.Struct):
     vector_store_id: str
     created_at: int
     cancelled_at: int | None
+
+
+class WebhookEndpoint(msgspec.Struct):
+    id: str
+    project_id: str
+    created_at: int
+    updated_at: int
+    name: str
+    url: str
+    event_types: list[str]
+    secret: str
+    old_secret: str | None
+    old_secret_until: int | None
+    failing_since: int | None
+    disabled_at: int | None
+    disabled_reason: str | None
+
+
+class WebhookDelivery(msgspec.Struct):
+    webhook_endpoint_id: str
+    id: str
+    created_at: int
+    event_type: str
+    subject: Json
+    status: str
+    attempts: int
+    due_at: datetime | None
+    ended_at: int | None
+    last_status_code: int | None
+    last_error: str | None
+
+
+class IdempotencyKey(msgspec.Struct):
+    project_id: str
+    key: str
+    request: str
+    fingerprint: bytes | None
+    seed: bytes
+    worker: str | None
+    claims: int
+    status: int | None
+    content_type: str | None
+    body: bytes | None
+    found_at: str | None
 
 
 def usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> Json:

@@ -34,6 +34,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from threadmill.lifecycle import (
     ACTIVE,
+    DeliveryStatus,
     FileStatus,
     MessageStatus,
     RunStatus,
@@ -566,4 +567,79 @@ usage_days = Table(
             "runs_expired",
         )
     ),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event_types", ARRAY(Text), nullable=False),
+    Column("secret", Text, nullable=False),  # as it is: what signs has to be known
+    Column("old_secret", Text),  # signs too, for a while after a rotation
+    Column("old_secret_until", BigInteger),
+    Column("failing_since", BigInteger),  # null: the last delivery got through
+    Column("disabled_at", BigInteger),
+    Column("disabled_reason", Text),
+    Index(None, "project_id", "seq"),
+)
+
+# The outbox: what is to be told, to whom. A trigger on `runs` and on `vector_store_files` writes it
+# (see the migration), so that no move is ever made without its event.
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column(
+        "webhook_endpoint_id",
+        Text,
+        ForeignKey("webhook_endpoints.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("id", Text, primary_key=True),  # the event's: all endpoints get the same
+    _seq(),
+    Column("project_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("subject", JSON, nullable=False),  # the row of the run or file, as the move left it
+    Column("status", Text, nullable=False, server_default=text("'pending'")),
+    # Counts every taking up, as `claims` does elsewhere; who takes it up puts `due_at` behind the
+    # time that a try may take.
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", DateTime(timezone=True)),
+    Column("ended_at", BigInteger),
+    Column("last_status_code", Integer),
+    Column("last_error", Text),
+    CheckConstraint(_one_of("status", DeliveryStatus), name="status"),
+    CheckConstraint("(status = 'pending') = (due_at IS NOT NULL)", name="due_at"),
+    CheckConstraint("(status = 'pending') = (ended_at IS NULL)", name="ended_at"),
+    Index(None, "webhook_endpoint_id", "seq"),
+    Index(None, "due_at", postgresql_where=text("status = 'pending'")),
+    Index(None, "ended_at", postgresql_where=text("status <> 'pending'")),
+)
+
+# What was answered to requests that carried an Idempotency-Key.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("request", Text, nullable=False),  # method and path
+    Column("fingerprint", LargeBinary),  # SHA-256 of the body; of a form known at its end only
+    Column("seed", LargeBinary, nullable=False),  # of the ids that the request gives out
+    Column("worker", Text),  # the process that is at it; null: none, the next try goes on
+    Column("leased_until", DateTime(timezone=True), nullable=False),
+    Column("claims", Integer, nullable=False, server_default=text("1")),
+    # The answer, once there is one.
+    Column("status", Integer),
+    Column("content_type", Text),
+    Column("body", LargeBinary),
+    Column("found_at", Text),  # instead of a body: where the answer can be read
+    Index(None, "created_at"),
+    Index(None, "worker", postgresql_where=text("worker IS NOT NULL")),
 )
