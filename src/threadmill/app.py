@@ -28,6 +28,7 @@ from threadmill.api import (
 from threadmill.api.deps import Keys
 from threadmill.api.envelope import Envelope
 from threadmill.api.joined_writes import JoinedWritesProtocol
+from threadmill.api.sse import Streams
 from threadmill.errors import (
     SERVER_FAULT,
     ApiError,
@@ -44,6 +45,7 @@ from threadmill.worker import Worker
 log = structlog.get_logger()
 
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that it is they who close them
+_LAST_WORDS_S = 5
 
 
 class NotSafe(Exception):
@@ -56,6 +58,9 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     app.state.runtime = runtime
     app.state.worker = worker
     app.state.keys = keys
+    app.state.streams = Streams(
+        worker.events, worker.followers, runtime.settings.stream_keep_alive_s
+    )
     # Runs before threads: /threads/runs is not a thread whose id is "runs".
     for room in (assistants, runs, threads, messages, steps, files, uploads, vector_stores, models):
         app.include_router(room.router, prefix="/v1")
@@ -156,7 +161,8 @@ async def _answering(app: ASGIApp, listening: socket.socket, worker: Worker) -> 
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(int(worker.settings.drain_timeout_s), 1),
+        # Longer than runs are waited for: streams end with them, and are told if they are cut.
+        timeout_graceful_shutdown=int(worker.settings.drain_timeout_s) + _LAST_WORDS_S,
     )
     server = _Server(config)
     answering = asyncio.create_task(server.serve(sockets=[listening]))

@@ -9,8 +9,8 @@ import msgspec
 from fastapi import Depends, Request, Response
 from starlette.requests import ClientDisconnect
 
+from threadmill.api.sse import Streams
 from threadmill.errors import InvalidRequest, TooLarge, Unauthorized, WrongHost
-from threadmill.runs.events import Events
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
 from threadmill.schemas.parse import Shape, parse
@@ -46,9 +46,9 @@ async def _executor(request: Request) -> Executor:
     return executor
 
 
-async def _events(request: Request) -> Events:
-    events: Events = request.app.state.worker.events
-    return events
+async def _streams(request: Request) -> Streams:
+    streams: Streams = request.app.state.streams
+    return streams
 
 
 # --- who asks ---
@@ -197,5 +197,5 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 RuntimeDep = Annotated[Runtime, Depends(_runtime)]
 ExecutorDep = Annotated[Executor, Depends(_executor)]
-EventsDep = Annotated[Events, Depends(_events)]
+StreamsDep = Annotated[Streams, Depends(_streams)]
 ProjectId = Annotated[str, Depends(_project)]

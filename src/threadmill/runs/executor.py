@@ -10,7 +10,7 @@ import time
 import structlog
 
 from threadmill.lifecycle import RunStatus
-from threadmill.runs.events import Events, Voice, channel
+from threadmill.runs.events import Events, Voice
 from threadmill.runs.execution import UNKNOWN_FAULT, Execution
 from threadmill.runs.interrupt import Reason
 from threadmill.runtime import Runtime
@@ -24,6 +24,7 @@ log = structlog.get_logger()
 _LOOK_EVERY_S = 1.0
 _CLAIM_AT_ONCE = 50
 _POLL_AFTER_MS = 50
+_FOLLOWERS_COME_WITHIN_S = 5.0  # or have come, of a run that was asked for elsewhere
 _CANCEL = "cancel:"
 _WORK = "work"
 
@@ -32,7 +33,7 @@ class Executor:
     def __init__(self, runtime: Runtime, events: Events) -> None:
         self.name = runtime.name
         self._runtime = runtime
-        self._events = events
+        self.events = events
         self._executions: dict[str, Execution] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(runtime.settings.max_concurrent_runs)
@@ -43,8 +44,15 @@ class Executor:
 
     @property
     def has_room(self) -> bool:
-        limit = self._runtime.settings.max_concurrent_runs
-        return self._accepts and len(self._tasks) < limit
+        settings = self._runtime.settings
+        return (
+            self._accepts and settings.executor and len(self._tasks) < settings.max_concurrent_runs
+        )
+
+    def takes(self, *, streams: bool) -> bool:
+        """Whether a run that is asked for here is executed here from the beginning: where there is
+        room, and where its client could not follow it elsewhere."""
+        return self.has_room or (streams and self.events.log is None)
 
     @property
     def poll_after_ms(self) -> int:
@@ -52,10 +60,12 @@ class Executor:
         answers keep the process from giving them."""
         return min(_POLL_AFTER_MS + 2 * len(self._tasks), 1000)
 
-    def execute(self, run: Run) -> None:
+    def execute(self, run: Run, voice: Voice | None = None) -> None:
         """Begin with a run that is claimed in the name of this executor; where there is no room it
-        waits here, for the client that streams it listens here."""
-        voice = Voice(self._events, channel(run))
+        waits here. `voice` is given where the run was asked for here."""
+        if voice is None:
+            voice = Voice(self.events, run)
+            voice.expect_followers(_FOLLOWERS_COME_WITHIN_S)
         execution = Execution(self._runtime, run, voice, self._slots)
         if earlier := self._executions.get(run.id):
             earlier.interrupt.fire(Reason.LOST)  # it lost the run, which has come back here
@@ -160,18 +170,16 @@ class Executor:
         self._accepts = True
 
     async def drain(self) -> None:
-        """Take nothing new, and let what runs here finish for `drain_timeout_s`."""
+        """Take nothing new, let what runs here finish for `drain_timeout_s`, and hand back what is
+        left."""
         self._accepts = False
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._runtime.settings.drain_timeout_s)
+        await self._hand_back_all()
 
     async def stop(self) -> None:
-        """Hand back what still runs here."""
         self._accepts = False
-        for execution in self._executions.values():
-            execution.interrupt.fire(Reason.HAND_BACK)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._runtime.settings.run_lease_s)
+        await self._hand_back_all()
 
     async def leave(self) -> None:
         """This process holds nothing any more, and is no longer counted on."""
@@ -179,6 +187,12 @@ class Executor:
             await workers.remove(connection, self.name)
 
     # --- what they share ---
+
+    async def _hand_back_all(self) -> None:
+        for execution in self._executions.values():
+            execution.interrupt.fire(Reason.HAND_BACK)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._runtime.settings.run_lease_s)
 
     async def _claim(self) -> bool:
         room = self._runtime.settings.max_concurrent_runs - len(self._tasks)
@@ -198,7 +212,6 @@ class Executor:
         finally:
             if self._executions.get(run.id) is execution:
                 del self._executions[run.id]
-            self._events.end(channel(run))
             if len(self._tasks) >= self._runtime.settings.max_concurrent_runs:
                 self._work.set()  # there is room again
 

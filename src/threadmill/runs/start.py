@@ -9,11 +9,14 @@ from threadmill import ids
 from threadmill.errors import InvalidRequest
 from threadmill.lifecycle import RunStatus
 from threadmill.llm.client import ModelClient
+from threadmill.runs import events
+from threadmill.runs.events import Said, frame
 from threadmill.runs.executor import Executor
+from threadmill.schemas import objects
 from threadmill.schemas.requests import CreateRun, CreateThreadAndRun, RunFields, names_missing_tool
 from threadmill.store import runs
 from threadmill.store.messages import NewMessage
-from threadmill.store.rows import Assistant, Run
+from threadmill.store.rows import Assistant, Run, Thread
 from threadmill.store.runs import Ground
 
 Json = dict[str, Any]
@@ -88,12 +91,20 @@ def check(run: Run, ground: Ground, additional: list[NewMessage], models: ModelC
 
 
 def claim(executor: Executor, run: Run, *, streams: bool) -> None:
-    """Let this process execute the run, before it is written down: where it has room, and in any
-    case if the client streams it from here. Else it waits in the queue for whoever has room."""
+    """Let this process execute the run, before it is written down, if it takes it. Else it waits in
+    the queue for whoever has room."""
     if executor.has_room:
         run.status, run.started_at = RunStatus.IN_PROGRESS, int(time.time())
-    if executor.has_room or streams:
+    if executor.takes(streams=streams):
         run.worker, run.claims, run.attempts = executor.name, 1, 1
+
+
+def opening(run: Run, thread: Thread | None = None) -> Said:
+    queued = objects.shape(as_queued(run), objects.Run)
+    frames = [frame("thread.run.created", queued), frame("thread.run.queued", queued)]
+    if thread is not None:
+        frames.insert(0, frame("thread.created", objects.shape(thread, objects.Thread)))
+    return events.opening(1, frames)
 
 
 def as_queued(run: Run) -> Run:
