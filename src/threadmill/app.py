@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -45,7 +46,7 @@ from threadmill.worker import Worker
 log = structlog.get_logger()
 
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that it is they who close them
-_LAST_WORDS_S = 5
+LAST_WORDS_S = 5
 
 
 class NotSafe(Exception):
@@ -79,13 +80,16 @@ class Served(msgspec.Struct):
 
 
 @asynccontextmanager
-async def served(settings: Settings) -> AsyncIterator[Served]:
+async def served(
+    settings: Settings, listening: socket.socket | None = None
+) -> AsyncIterator[Served]:
     """A server that answers while the block runs. Afterwards no new request is taken, streams and
-    runs have `drain_timeout_s` to end, and what is left of the runs is handed back.
+    runs have `drain_timeout_s` to end, and what is left of the runs is handed back. `listening` is
+    a socket that somebody else has bound.
 
     Raises NotSafe, OSError for a port that is taken, and what `open_runtime` raises.
     """
-    with _bind(settings) as listening:
+    with listening or bind(settings) as listening:
         async with open_runtime(settings) as runtime:
             keys = Keys(settings, runtime.database)
             await _check_safety(settings, keys)
@@ -99,11 +103,23 @@ async def served(settings: Settings) -> AsyncIterator[Served]:
                 await worker.stop()
 
 
-async def serve(settings: Settings, *, on_start: Callable[[Served], None]) -> str | None:
-    """Serve until a signal comes, or until a part of the process dies: then say which."""
-    async with served(settings) as server:
+async def serve(
+    settings: Settings,
+    *,
+    on_start: Callable[[Served], None],
+    inherited: int | None = None,
+) -> str | None:
+    """Serve until a signal comes, or until a part of the process dies: then say which.
+
+    With the number of an `inherited` socket we are one of several, and end with our parent.
+    """
+    listening = None
+    if inherited is not None:
+        listening = socket.socket(fileno=inherited)
+        listening.setblocking(False)
+    async with served(settings, listening) as server:
         on_start(server)
-        return await _until_the_end(server.worker)
+        return await _until_the_end(server.worker, has_parent=inherited is not None)
 
 
 async def work(settings: Settings, *, on_start: Callable[[], None]) -> str | None:
@@ -120,7 +136,7 @@ async def work(settings: Settings, *, on_start: Callable[[], None]) -> str | Non
             await worker.stop()
 
 
-async def _until_the_end(worker: Worker) -> str | None:
+async def _until_the_end(worker: Worker, *, has_parent: bool = False) -> str | None:
     loop = asyncio.get_running_loop()
     signalled: asyncio.Future[Any] = loop.create_future()
 
@@ -130,7 +146,11 @@ async def _until_the_end(worker: Worker) -> str | None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    if has_parent:  # nothing comes from there but its end
+        loop.add_reader(sys.stdin.fileno(), stop)
     await asyncio.wait([signalled, worker.died], return_when=asyncio.FIRST_COMPLETED)
+    if has_parent:
+        loop.remove_reader(sys.stdin.fileno())
     return worker.died.result() if worker.died.done() else None
 
 
@@ -162,7 +182,7 @@ async def _answering(app: ASGIApp, listening: socket.socket, worker: Worker) -> 
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         # Longer than runs are waited for: streams end with them, and are told if they are cut.
-        timeout_graceful_shutdown=int(worker.settings.drain_timeout_s) + _LAST_WORDS_S,
+        timeout_graceful_shutdown=int(worker.settings.drain_timeout_s) + LAST_WORDS_S,
     )
     server = _Server(config)
     answering = asyncio.create_task(server.serve(sockets=[listening]))
@@ -173,7 +193,7 @@ async def _answering(app: ASGIApp, listening: socket.socket, worker: Worker) -> 
         await asyncio.gather(answering, worker.drain())
 
 
-def _bind(settings: Settings) -> socket.socket:
+def bind(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio sends without delay only where the protocol is named; else every answer waits 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -125,5 +125,10 @@ async def _through_faults(service: Service) -> None:
         try:
             await service()
         except Unreachable as fault:
-            log.warning("database_away", service=repr(service), error=str(fault).strip())
+            log.warning("database_away", service=_name(service), error=str(fault).strip())
             await asyncio.sleep(_PAUSE_AFTER_FAULT_S)
+
+
+def _name(service: Service) -> str:
+    """Not all that it is called with: among that is the URL of the database."""
+    return getattr(service.func if isinstance(service, partial) else service, "__qualname__", "")
