@@ -198,6 +198,10 @@ class Conversation:
         run_id = run if isinstance(run, str) else run.id
         return await self.client.beta.threads.runs.cancel(run_id, thread_id=self.thread_id)
 
+    async def runs(self) -> list[Run]:
+        page = await self.client.beta.threads.runs.list(self.thread_id)
+        return page.data
+
     async def messages(self) -> list[Message]:
         """Oldest first."""
         page = await self.client.beta.threads.messages.list(self.thread_id, order="asc", limit=100)

@@ -172,7 +172,8 @@ class Followers:
 
     async def _pass_on(self, connection: Connection, run_ids: set[str]) -> None:
         ready = {
-            run_id: [one for one in self._followers[run_id] if one.takes_more] for run_id in run_ids
+            run_id: [one for one in self._followers.get(run_id, ()) if one.takes_more]
+            for run_id in run_ids
         }
         after = {run_id: min(one.after for one in some) for run_id, some in ready.items() if some}
         rows, with_more = await run_events.read(connection, after)
