@@ -39,11 +39,14 @@ def opened(source: str) -> str:
 
 
 async def append(connection: Connection, rows: list[Row]) -> None:
-    """Rows that are there already, because an answer to us was lost, stay as they are."""
+    """Rows that are there already, because an answer to us was lost, stay as they are.
+
+    The events go as binary: as text, escaping them would cost more than all the rest.
+    """
     await query.execute(
         connection,
         f"{_INSERT} SELECT * FROM unnest(%(run_ids)s::text[], %(first)s::bigint[],"
-        " %(last)s::bigint[], %(ends)s::boolean[], %(frames)s::bytea[]) ON CONFLICT DO NOTHING",
+        " %(last)s::bigint[], %(ends)s::boolean[], %(frames)b::bytea[]) ON CONFLICT DO NOTHING",
         {
             "run_ids": [row.run_id for row in rows],
             "first": [row.first_seq for row in rows],
