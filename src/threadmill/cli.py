@@ -14,7 +14,7 @@ import structlog
 import typer
 from pydantic import ValidationError
 
-from threadmill import __version__, doctor, retention
+from threadmill import __version__, doctor, retention, supervisor
 from threadmill import app as server
 from threadmill.blobs import Blobs
 from threadmill.demo import transcript
@@ -72,10 +72,29 @@ def _version(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    executor: Annotated[
+        bool | None,
+        typer.Option(
+            "--executor/--no-executor",
+            help="Execute runs and read documents here, or leave that to other processes.",
+        ),
+    ] = None,
+    number: Annotated[int | None, typer.Option(hidden=True)] = None,
+    socket: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Start the server; without THREADMILL_DATABASE_URL with a Postgres of its own."""
-    settings = _settings(host=host, port=port)
+    settings = _settings(host=host, port=port, executor=executor)
+    if not settings.executor and settings.database_url is None:
+        _fail("Nobody would execute runs: without an executor set THREADMILL_DATABASE_URL.")
+    if not settings.executor and not settings.event_log_retention_s:
+        _fail("Without an executor runs are streamed from the event log, which is turned off.")
     _raise_open_files_limit()
+    if workers > 1:
+        _supervise(settings, workers)
+        return
+    if number is not None:
+        structlog.contextvars.bind_contextvars(process=number)
 
     def greet(started: server.Served) -> None:
         address = started.address
@@ -84,10 +103,22 @@ def serve(
             print("No model endpoint is set: runs will fail until THREADMILL_MODEL_BASE_URL is.")
         if not started.keys_are_demanded:
             print("No API key was made: any key is accepted, from this machine only.")
+        if number is not None:
+            print(supervisor.READY)
         sys.stdout.flush()
         _freeze()
 
-    _run(server.serve(settings, on_start=greet))
+    _run(server.serve(settings, on_start=greet, inherited=socket))
+
+
+def _supervise(settings: Settings, workers: int) -> None:
+    options = ["--host", settings.host, "--port", str(settings.port)]
+    options.append("--executor" if settings.executor else "--no-executor")
+
+    def greet(greeting: str) -> None:
+        print(f"{greeting}{workers} processes share the port.", flush=True)
+
+    _run(supervisor.supervise(settings, workers, options, on_start=greet))
 
 
 @commands.command()
@@ -431,6 +462,8 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         with asyncio.Runner(loop_factory=_new_loop()) as runner:
             result = runner.run(work)
+    except supervisor.ChildFailed:
+        raise typer.Exit(1) from None
     except (server.NotSafe, OldSchema, EmbeddedPostgresError, DatabaseError, OSError) as fault:
         _fail(str(fault).strip())
     except ApiError as refused:

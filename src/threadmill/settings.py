@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     allow_assistants_file_download: bool = False
 
     # --- runs ---
+    # False: this process only answers requests; others execute runs and read documents.
+    executor: bool = True
     run_expires_after_s: int = Field(default=600, ge=1)
     run_lease_s: float = Field(default=10, gt=0)  # how long a dead process keeps its runs
     run_max_attempts: int = Field(default=3, ge=1)  # executions without progress, then `failed`
@@ -84,6 +86,10 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(default=20, ge=0)  # at shutdown, before runs are handed back
     keep_requests: bool = True  # keep the exact request of every model turn with its step
     draft_interval_s: float = Field(default=2, gt=0)  # how often half-written messages are saved
+    # How long after a run's end its events can be followed; 0: not at all, and a stream is executed
+    # by the process that is asked for it, whether that has room or not.
+    event_log_retention_s: int = Field(default=3600, ge=0)
+    event_log_run_max_bytes: int = Field(default=32 * 1024**2, ge=1024**2)  # older ones go
     stream_keep_alive_s: float = Field(default=15, gt=0)
     stream_backlog_max_bytes: int = Field(default=16 * 1024**2, ge=1024)  # unread by a slow client
 

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from starlette.requests import ClientDisconnect
 
 from threadmill.api.rate_limits import admit
+from threadmill.api.sse import Streams
 from threadmill.errors import InvalidRequest, TooLarge, Unauthorized, WrongHost
-from threadmill.runs.events import Events
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
 from threadmill.schemas.parse import Shape, parse
@@ -50,9 +50,9 @@ async def _executor(request: Request) -> Executor:
     return executor
 
 
-async def _events(request: Request) -> Events:
-    events: Events = request.app.state.worker.events
-    return events
+async def _streams(request: Request) -> Streams:
+    streams: Streams = request.app.state.streams
+    return streams
 
 
 # --- who asks ---
@@ -269,7 +269,7 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 RuntimeDep = Annotated[Runtime, Depends(_runtime)]
 ExecutorDep = Annotated[Executor, Depends(_executor)]
-EventsDep = Annotated[Events, Depends(_events)]
 CallerDep = Annotated[Caller, Depends(_caller)]
+StreamsDep = Annotated[Streams, Depends(_streams)]
 AdminOnly = Depends(_admin)
 ProjectId = Annotated[str, Depends(_project)]

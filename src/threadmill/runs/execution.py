@@ -106,6 +106,7 @@ class Execution:
             self._voice.break_off()
         finally:
             alarm.cancel()
+            self._voice.close()
 
     async def _perform(self) -> None:
         try:
@@ -139,7 +140,9 @@ class Execution:
         be closed waits for no slot."""
         run = self.run
         if run.claims > 1:  # somebody was here before us
-            self._left_open = await self._context.recover()
+            left = await self._context.recover(may_be_untold=not self._voice.is_opened)
+            self._left_open = left.open
+            self._say_closed(left.untold)
         if run.status == RunStatus.CANCELLING:
             raise Interrupted(Reason.CANCEL)
         if run.expires_at <= time.time():
@@ -154,10 +157,12 @@ class Execution:
             )
         if run.status == RunStatus.QUEUED:
             run.started_at = int(time.time())
-        if self._left_open.steps or run.status == RunStatus.QUEUED:
+        left_open = self._left_open
+        if left_open.messages or left_open.steps or run.status == RunStatus.QUEUED:
             self._close_left_open(StepStatus.FAILED, "run_failed")
-            await self._advance(RunStatus.IN_PROGRESS, self._left_open)
+            await self._advance(RunStatus.IN_PROGRESS, left_open)
             self._left_open = Progress()
+            self._say_closed(left_open)
         self._voice.say("thread.run.in_progress", objects.shape(run, objects.Run))
         self._voice.send()
         toolbox = self._context.toolbox

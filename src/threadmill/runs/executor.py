@@ -11,7 +11,7 @@ from contextlib import suppress
 import structlog
 
 from threadmill.lifecycle import RunStatus
-from threadmill.runs.events import Events, Voice, channel
+from threadmill.runs.events import Events, Voice
 from threadmill.runs.execution import UNKNOWN_FAULT, Execution
 from threadmill.runs.interrupt import Reason
 from threadmill.runtime import Runtime
@@ -25,6 +25,7 @@ log = structlog.get_logger()
 _LOOK_EVERY_S = 1.0
 _CLAIM_AT_ONCE = 50
 _POLL_AFTER_MS = 50
+_FOLLOWERS_COME_WITHIN_S = 5.0  # or have come, of a run that was asked for elsewhere
 _CANCEL = "cancel:"
 _WORK = "work"
 _SLOT = "slot:"
@@ -34,7 +35,7 @@ class Executor:
     def __init__(self, runtime: Runtime, events: Events) -> None:
         self.name = runtime.name
         self._runtime = runtime
-        self._events = events
+        self.events = events
         self._executions: dict[str, Execution] = {}
         self._waiting: dict[str, Execution] = {}  # those that hold no slot of their project yet
         self._tasks: set[asyncio.Task[None]] = set()
@@ -46,8 +47,18 @@ class Executor:
 
     @property
     def has_room(self) -> bool:
-        limit = self._runtime.settings.max_concurrent_runs
-        return self._accepts and len(self._tasks) - len(self._waiting) < limit
+        settings = self._runtime.settings
+        taken = len(self._tasks) - len(self._waiting)
+        return self._accepts and settings.executor and taken < settings.max_concurrent_runs
+
+    def begins(self, run: Run) -> bool:
+        """Whether a run that is asked for here need not wait for anything."""
+        return self.has_room and run.slot is None
+
+    def takes(self, run: Run, *, streams: bool) -> bool:
+        """Whether it is executed here in any case: also where its client could not follow it
+        elsewhere."""
+        return self.begins(run) or (streams and self.events.log is None)
 
     @property
     def poll_after_ms(self) -> int:
@@ -55,10 +66,12 @@ class Executor:
         answers keep the process from giving them."""
         return min(_POLL_AFTER_MS + 2 * len(self._tasks), 1000)
 
-    def execute(self, run: Run) -> None:
+    def execute(self, run: Run, voice: Voice | None = None) -> None:
         """Begin with a run that is claimed in the name of this executor; where there is no room it
-        waits here, for the client that streams it listens here."""
-        voice = Voice(self._events, channel(run))
+        waits here. `voice` is given where the run was asked for here."""
+        if voice is None:
+            voice = Voice(self.events, run)
+            voice.expect_followers(_FOLLOWERS_COME_WITHIN_S)
         execution = Execution(self._runtime, run, voice, self._slots)
         if earlier := self._executions.get(run.id):
             earlier.interrupt.fire(Reason.LOST)  # it lost the run, which has come back here
@@ -195,18 +208,16 @@ class Executor:
         self._accepts = True
 
     async def drain(self) -> None:
-        """Take nothing new, and let what runs here finish for `drain_timeout_s`."""
+        """Take nothing new, let what runs here finish for `drain_timeout_s`, and hand back what is
+        left."""
         self._accepts = False
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._runtime.settings.drain_timeout_s)
+        await self._hand_back_all()
 
     async def stop(self) -> None:
-        """Hand back what still runs here."""
         self._accepts = False
-        for execution in self._executions.values():
-            execution.interrupt.fire(Reason.HAND_BACK)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._runtime.settings.run_lease_s)
+        await self._hand_back_all()
 
     async def leave(self) -> None:
         """This process holds nothing any more, and is no longer counted on."""
@@ -214,6 +225,12 @@ class Executor:
             await workers.remove(connection, self.name)
 
     # --- what they share ---
+
+    async def _hand_back_all(self) -> None:
+        for execution in self._executions.values():
+            execution.interrupt.fire(Reason.HAND_BACK)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._runtime.settings.run_lease_s)
 
     async def _claim(self) -> bool:
         taken = len(self._tasks) - len(self._waiting)
@@ -236,7 +253,6 @@ class Executor:
                 del self._executions[run.id]
             if self._waiting.get(run.id) is execution:
                 del self._waiting[run.id]
-            self._events.end(channel(run))
             if len(self._tasks) >= self._runtime.settings.max_concurrent_runs:
                 self._work.set()  # there is room again
         if run.slot is not None:

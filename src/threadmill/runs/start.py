@@ -9,12 +9,15 @@ from threadmill import ids
 from threadmill.errors import InvalidRequest
 from threadmill.lifecycle import RunStatus
 from threadmill.llm.client import ModelClient
+from threadmill.runs import events
+from threadmill.runs.events import Said, frame
 from threadmill.runs.executor import Executor
+from threadmill.schemas import objects
 from threadmill.schemas.requests import CreateRun, CreateThreadAndRun, RunFields, names_missing_tool
 from threadmill.store import runs
 from threadmill.store.limits import Caller
 from threadmill.store.messages import NewMessage
-from threadmill.store.rows import Assistant, Run
+from threadmill.store.rows import Assistant, Run, Thread
 from threadmill.store.runs import Ground
 from threadmill.store.slots import Slot
 
@@ -97,13 +100,20 @@ def hold_to_limits(run: Run, caller: Caller) -> None:
 
 
 def claim(executor: Executor, run: Run, *, streams: bool) -> None:
-    """Let this process execute the run, before it is written down: where it has room, and in any
-    case if the client streams it from here. Else it waits in the queue for whoever has room."""
-    may_begin = executor.has_room and run.slot is None
-    if may_begin:
+    """Let this process execute the run, before it is written down, if it takes it. Else it waits in
+    the queue for whoever has room."""
+    if executor.begins(run):
         run.status, run.started_at = RunStatus.IN_PROGRESS, int(time.time())
-    if may_begin or streams:
+    if executor.takes(run, streams=streams):
         run.worker, run.claims, run.attempts = executor.name, 1, 1
+
+
+def opening(run: Run, thread: Thread | None = None) -> Said:
+    queued = objects.shape(as_queued(run), objects.Run)
+    frames = [frame("thread.run.created", queued), frame("thread.run.queued", queued)]
+    if thread is not None:
+        frames.insert(0, frame("thread.created", objects.shape(thread, objects.Thread)))
+    return events.opening(1, frames)
 
 
 def as_queued(run: Run) -> Run:

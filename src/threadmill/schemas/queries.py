@@ -66,6 +66,22 @@ def include(query: Iterable[tuple[str, str]]) -> frozenset[str]:
     return frozenset(asked)
 
 
+def event_number(query: Mapping[str, str], headers: Mapping[str, str]) -> int:
+    """Behind which event a stream is picked up: `after`, or else the header that browsers send when
+    they come back; -1 for the beginning."""
+    for sent, name in ((query.get("after"), "after"), (headers.get("last-event-id"), None)):
+        if sent:
+            if not re.fullmatch(r"[0-9]{1,18}", sent):
+                raise InvalidRequest(
+                    f"Invalid '{name or 'Last-Event-ID'}': expected the number of an event, but got"
+                    f" '{shown(sent)}' instead.",
+                    param=name,
+                    code="invalid_value",
+                )
+            return int(sent)
+    return -1
+
+
 def object_id(query: Mapping[str, str], name: str, prefix: str) -> str | None:
     value = query.get(name)
     return ids.check(name, value, prefix) if value else None

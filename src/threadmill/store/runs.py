@@ -13,7 +13,7 @@ from psycopg.types.json import Json, Jsonb
 
 from threadmill.errors import InvalidRequest, not_found
 from threadmill.lifecycle import ENDED, RunStatus, StepStatus, sources
-from threadmill.store import limits, messages, query, usage
+from threadmill.store import limits, messages, query, run_events, usage
 from threadmill.store.database import Connection
 from threadmill.store.messages import NewMessage
 from threadmill.store.page import Cursor, page
@@ -61,26 +61,32 @@ async def ground(
 
 
 async def create(
-    connection: Connection, run: Run, additional: list[NewMessage], tool_resources: Any | None
+    connection: Connection,
+    run: Run,
+    additional: list[NewMessage],
+    tool_resources: Any | None,
+    opening: run_events.Row | None = None,
 ) -> None:
     """Insert the run and lock its thread, appending `additional` messages; sets the thread's
-    `tool_resources` where they are given.
+    `tool_resources` where they are given, and tells the `opening` where nobody holds the run yet.
 
     Raises NotFound for the thread, InvalidRequest if another run is active there.
     """
     values = _values(run)
     resources = "" if tool_resources is None else ", tool_resources = %(thread_resources)s"
     added = f", added AS ({messages.ADD} CROSS JOIN thread)" if additional else ""
+    opened = run_events.opened("thread") if opening else ""
     created = await query.value(
         connection,
         "WITH thread AS (UPDATE threads SET active_run_id = %(id)s, last_run_status = %(status)s,"
         " active_at = %(created_at)s,"
         f" first_user_text = coalesce(first_user_text, %(first_user_text)s){resources}"
         " WHERE id = %(thread_id)s AND project_id = %(project_id)s AND active_run_id IS NULL"
-        f" RETURNING id){added}"
+        f" RETURNING id){added}{opened}"
         f" INSERT INTO runs ({', '.join(values)})"
         f" SELECT {', '.join(f'%({name})s' for name in values)} FROM thread RETURNING id",
         values
+        | (msgspec.structs.asdict(opening) if opening else {})
         | {
             "first_user_text": messages.first_user_text(additional),
             "thread_resources": Json(tool_resources),
@@ -186,11 +192,18 @@ async def request_cancel(
 
 
 async def resume(
-    connection: Connection, run: Run, step: Step, *, to: RunStatus, worker: str | None
+    connection: Connection,
+    run: Run,
+    step: Step,
+    *,
+    to: RunStatus,
+    worker: str | None,
+    opening: run_events.Row | None = None,
 ) -> Run | None:
     """Hand the tool outputs in `step` to a run that waits for them; None if it no longer does.
 
-    With a `worker` it is claimed for that executor in the same statement.
+    With a `worker` it is claimed for that executor in the same statement; without, it waits in the
+    queue, and the `opening` is told.
     """
     now = int(time.time())
     values: dict[str, Any] = {"id": run.id, "claims": run.claims, "to": to.value, "now": now}
@@ -213,8 +226,10 @@ async def resume(
         " WHERE steps.id = %(step_id)s), answered AS (UPDATE turns"
         " SET record = record || jsonb_build_object('answered_at', %(answered_at)s::float8)"
         " FROM run"
-        " WHERE turns.run_id = run.id AND turns.turn = %(turn)s) SELECT * FROM run",
+        " WHERE turns.run_id = run.id AND turns.turn = %(turn)s)"
+        f"{run_events.opened('run') if opening else ''} SELECT * FROM run",
         values
+        | (msgspec.structs.asdict(opening) if opening else {})
         | {
             "step_id": step.id,
             "step_details": Json(step.step_details),
@@ -284,6 +299,17 @@ async def held(connection: Connection, worker: str) -> dict[str, tuple[int, str]
         "SELECT id, claims, status FROM runs WHERE worker = %(worker)s", {"worker": worker}
     )
     return {run_id: (claims, status) for run_id, claims, status in await cursor.fetchall()}
+
+
+async def standing(connection: Connection, run_ids: list[str]) -> dict[str, Run]:
+    """How the runs stand, of any project; those that are gone are left out."""
+    found = await query.many(
+        connection,
+        Run,
+        f"SELECT {_COLUMNS} FROM runs WHERE id = ANY(%(run_ids)s)",
+        {"run_ids": run_ids},
+    )
+    return {run.id: run for run in found}
 
 
 async def status_under_claim(connection: Connection, run: Run) -> str | None:

@@ -527,6 +527,23 @@ postings = Table(
     Index(None, "segment_id"),
 )
 
+# What runs have said, for those who follow them from elsewhere or come back (store/run_events.py).
+# Not written to the log of Postgres: it costs a fraction, and is empty after Postgres has crashed.
+# No foreign key, for it would be looked up for every row.
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("is_end", Boolean, nullable=False),
+    Column("frames", LargeBinary, nullable=False),
+    Column("written_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    PrimaryKeyConstraint("run_id", "last_seq"),
+    Index(None, "written_at", postgresql_using="brin"),
+    prefixes=["UNLOGGED"],
+)
+
 # How much of the minute's requests and tokens a key or project has used (store/limits.py).
 # Unlogged: it waits for no disk, and what is lost when Postgres crashes is one minute's count.
 rate_buckets = Table(
