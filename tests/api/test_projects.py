@@ -86,6 +86,7 @@ OPERATIONS: list[tuple[str, str, Any]] = [
     ("GET", "/threads/{thread}/runs/{run}", None),
     ("POST", "/threads/{thread}/runs/{run}", CHANGE),
     ("POST", "/threads/{thread}/runs/{run}/cancel", None),
+    ("GET", "/threads/{thread}/runs/{run}/events", None),
     (
         "POST",
         "/threads/{thread}/runs/{run}/submit_tool_outputs",
@@ -160,6 +161,8 @@ HARMLESS = {
     ("POST", "/completions"),
     ("POST", "/embeddings"),
     ("POST", "/deployments/{}/{}"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
 }
 
 NOUNS = {
