@@ -36,6 +36,7 @@ bench: $(VENV)/.tests ## Measure, and print the table of bench/README.md
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.search
 	$(BIN)/python -m bench.ingest
+	$(BIN)/python -m bench.scale
 
 lock: $(VENV)/.tests ## Pin the newest versions that pyproject.toml admits
 	$(BIN)/uv pip compile -q --upgrade --universal --no-emit-index-url --no-header \
