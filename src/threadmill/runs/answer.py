@@ -104,7 +104,7 @@ class Writing:
         self._append("text", segment.text, annotation)
 
     def _append(self, kind: str, piece: str, annotation: Annotation | None) -> None:
-        index, part = self._part(kind)
+        _, part = self._part(kind)
         is_first = not part.pieces
         told: Json | None = None
         if annotation is not None:

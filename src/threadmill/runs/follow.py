@@ -195,9 +195,9 @@ class Followers:
                 follower.cut_short()  # it was deleted
             elif _is_over(run):
                 last = await run_events.last(connection, run.id)
-                if last is not None and _end_if_all_is_read(follower, run, last):
-                    continue
-                if follower.silent_looks > 2:  # whoever ended it had the time to tell
+                if last is not None and last.is_end and last.seq >= seq.base(run.claims):
+                    _end_if_all_is_read(follower, run, last)
+                elif follower.silent_looks > 2:  # whoever ended it had the time to tell
                     await retold.tell_end(connection, run)
 
 

@@ -9,12 +9,12 @@ said and could not write before it died, the second does not go on from.
                       (thread.created if the thread was made too, run.created, run.queued; or after
                       tool outputs run.step.completed, run.queued)
     3, 4, ...         said by the executor
-    999,999,000 ...   an end that the executor had written down but could not tell any more
+    ... 999,999,999   an end that the executor had written down but could not tell any more
 """
 
 _OF_A_CLAIM = 1_000_000_000
 _OPENING = 3
-_LATE_END = 999_999_000
+_LATE_FROM = 999_000_000
 
 
 def base(claims: int) -> int:
@@ -27,7 +27,8 @@ def first_said(claims: int) -> int:
 
 
 def late_end(claims: int) -> int:
-    return base(claims) + _LATE_END
+    """The last number under the claim."""
+    return base(claims + 1) - 1
 
 
 def is_opening(seq: int) -> bool:
@@ -40,7 +41,7 @@ def is_first_said(seq: int) -> bool:
 
 def is_missing(after: int, first: int) -> bool:
     """Whether there must have been events between the two."""
-    if first == after + 1 or first % _OF_A_CLAIM == _LATE_END:
+    if first == after + 1 or first % _OF_A_CLAIM >= _LATE_FROM:
         return False
     is_same_claim = first // _OF_A_CLAIM == after // _OF_A_CLAIM
     return is_same_claim or first % _OF_A_CLAIM > _OPENING
