@@ -117,7 +117,7 @@ def streamed_text(answer: Answer) -> str:
         raise Refused(f"A stream did not end as it should: {body[-500:].decode()}")
     begin = b"event: thread.message.delta\ndata: "
     return "".join(
-        json.loads(event.removeprefix(begin))["delta"]["content"][0]["text"]["value"]
+        json.loads(event.partition(begin)[2])["delta"]["content"][0]["text"]["value"]
         for event in body.split(b"\n\n")
-        if event.startswith(begin)
+        if begin in event
     )

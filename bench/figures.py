@@ -9,7 +9,7 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -104,8 +104,8 @@ async def run(stage: Stage, size: Size) -> list[Figure]:
     whole: list[float] = []
     first: list[float] = []
     bare_whole: list[float] = []
-    async with _scene(stage, TEN_WORDS) as scene, stage.commits() as commits:
-        [client], [bare] = await scene.connect(1), await _connections(stage.upstream, 1)
+    async with open_scene(stage, TEN_WORDS) as scene, stage.commits() as commits:
+        [client], [bare] = await scene.connect(1), await connections_to(stage.upstream, 1)
         call = _bare_call(TEN_WORDS)
         requests = await scene.streamed_runs([client], size.pairs)
         with scene.server.in_profile():
@@ -114,29 +114,29 @@ async def run(stage: Stage, size: Size) -> list[Figure]:
                 called = await bare.send(call)
                 ran = await client.send(sent)
                 commits.measure()
-                _check_words(ran)
+                check_words(ran)
                 whole.append(ran.took_s - called.took_s)
                 first.append(ran.first_s(_FIRST_TOKEN_OF_RUN) - called.first_s(_FIRST_TOKEN))
                 bare_whole.append(called.took_s)
         commit_s = commits.median_s
     over, over_first = statistics.median(whole), statistics.median(first)
-    commit = f"a commit {_ms(commit_s):.2f} ms"
+    commit = f"a commit {ms(commit_s):.2f} ms"
     return [
         Figure(
             "a durable streamed run beyond the bare streamed call",
-            _ms(over),
+            ms(over),
             "ms",
             4,
-            beside=f"p90 {_ms(_quantile(whole, 0.9)):.2f} ms,"
-            f" the bare call {_ms(statistics.median(bare_whole)):.2f} ms",
+            beside=f"p90 {ms(quantile(whole, 0.9)):.2f} ms,"
+            f" the bare call {ms(statistics.median(bare_whole)):.2f} ms",
         ),
         Figure("the same in commits", over / commit_s, "commits", 12, beside=commit),
         Figure(
             "its first token beyond the upstream's first token",
-            _ms(over_first),
+            ms(over_first),
             "ms",
             2,
-            beside=f"p90 {_ms(_quantile(first, 0.9)):.2f} ms",
+            beside=f"p90 {ms(quantile(first, 0.9)):.2f} ms",
         ),
         Figure("the same in commits", over_first / commit_s, "commits", 6, beside=commit),
     ]
@@ -145,46 +145,46 @@ async def run(stage: Stage, size: Size) -> list[Figure]:
 async def cpu(stage: Stage, size: Size) -> list[Figure]:
     """CPU of the server with its Postgres for each streamed run on a thread made before."""
     figures = []
-    async with _scene(stage, TEN_WORDS) as scene:
+    async with open_scene(stage, TEN_WORDS) as scene:
         for clients in (1, 4):
             connections = await scene.connect(clients)
             requests = await scene.streamed_runs(connections, size.runs)
             stage_before, before = _stage_cpu_s(stage), scene.server.cpu_s()
             with scene.server.in_profile():
-                answers = await _share_out(connections, requests)
-            server_s, postgres_s = _difference(scene.server.cpu_s(), before)
+                answers = await share_out(connections, requests)
+            server_s, postgres_s = difference(scene.server.cpu_s(), before)
             around_s = _stage_cpu_s(stage) - stage_before
             for answer in answers:
-                _check_words(answer)
+                check_words(answer)
             figures.append(
                 Figure(
                     f"CPU of a streamed run, {_clients(clients)}, Postgres included",
-                    _ms(server_s + postgres_s) / size.runs,
+                    ms(server_s + postgres_s) / size.runs,
                     "ms",
                     4,
-                    beside=f"server {_ms(server_s) / size.runs:.2f},"
-                    f" Postgres {_ms(postgres_s) / size.runs:.2f};"
-                    f" client and upstream, not counted, {_ms(around_s) / size.runs:.2f}",
+                    beside=f"server {ms(server_s) / size.runs:.2f},"
+                    f" Postgres {ms(postgres_s) / size.runs:.2f};"
+                    f" client and upstream, not counted, {ms(around_s) / size.runs:.2f}",
                 )
             )
-            _close(connections)
+            close_all(connections)
     return figures
 
 
 async def rate(stage: Stage, size: Size) -> list[Figure]:
     """Streamed runs a second: sent, streamed and closed, each on a thread made before."""
     figures = []
-    async with _scene(stage, TEN_WORDS) as scene:
+    async with open_scene(stage, TEN_WORDS) as scene:
         for clients in (16, 64):
             connections = await scene.connect(clients)
             requests = await scene.streamed_runs(connections, size.rate_runs)
             began, before = time.monotonic(), scene.server.cpu_s()
             with scene.server.in_profile():
-                answers = await _share_out(connections, requests)
+                answers = await share_out(connections, requests)
             took_s = time.monotonic() - began
-            server_s, postgres_s = _difference(scene.server.cpu_s(), before)
+            server_s, postgres_s = difference(scene.server.cpu_s(), before)
             for answer in answers:
-                _check_words(answer)
+                check_words(answer)
             took = [answer.took_s for answer in answers]
             figures.append(
                 Figure(
@@ -193,13 +193,13 @@ async def rate(stage: Stage, size: Size) -> list[Figure]:
                     "runs/s",
                     200,
                     at_least=True,
-                    beside=f"p50 {_ms(statistics.median(took)):.0f} ms,"
-                    f" p99 {_ms(_quantile(took, 0.99)):.0f} ms;"
+                    beside=f"p50 {ms(statistics.median(took)):.0f} ms,"
+                    f" p99 {ms(quantile(took, 0.99)):.0f} ms;"
                     f" the server took {server_s / took_s:.2f} cores, Postgres"
                     f" {postgres_s / took_s:.2f}",
                 )
             )
-            _close(connections)
+            close_all(connections)
     return figures
 
 
@@ -207,7 +207,7 @@ async def polled(stage: Stage, size: Size) -> list[Figure]:
     """A run without stream, looked at as the SDK's `create_and_poll` does it."""
     took: list[float] = []
     looks = 0
-    async with _scene(stage, TEN_WORDS) as scene:
+    async with open_scene(stage, TEN_WORDS) as scene:
         [client] = await scene.connect(1)
         for _ in range(size.polled):
             thread = await scene.thread(client)
@@ -226,7 +226,7 @@ async def polled(stage: Stage, size: Size) -> list[Figure]:
     return [
         Figure(
             "a run that is polled as the SDK polls, create to completed",
-            _ms(statistics.median(took)),
+            ms(statistics.median(took)),
             "ms",
             beside=f"{looks / size.polled:.1f} looks a run",
         )
@@ -236,7 +236,7 @@ async def polled(stage: Stage, size: Size) -> list[Figure]:
 async def long(stage: Stage, size: Size) -> list[Figure]:
     """A streamed run on a thread of 1,000 messages against one on a thread of two."""
     more: list[float] = []
-    async with _scene(stage, TEN_WORDS) as scene:
+    async with open_scene(stage, TEN_WORDS) as scene:
         [client] = await scene.connect(1)
         long_thread = await scene.long_thread(client, 1000)
         for turn in range(size.long_pairs + 3):
@@ -245,17 +245,17 @@ async def long(stage: Stage, size: Size) -> list[Figure]:
             short_thread = await scene.thread(client)
             short = await client.send(scene.streamed_run(short_thread))
             long = await client.send(scene.streamed_run(long_thread))
-            _check_words(short)
-            _check_words(long)
+            check_words(short)
+            check_words(long)
             if turn >= 3:  # the tokenizer is loaded and the messages are counted by then
                 more.append(long.took_s - short.took_s)
     return [
         Figure(
             "a streamed run on a thread of 1,000 messages beyond one of 2",
-            _ms(statistics.median(more)),
+            ms(statistics.median(more)),
             "ms",
             15,
-            beside=f"p90 {_ms(_quantile(more, 0.9)):.1f} ms",
+            beside=f"p90 {ms(quantile(more, 0.9)):.1f} ms",
         )
     ]
 
@@ -265,13 +265,13 @@ async def long(stage: Stage, size: Size) -> list[Figure]:
 
 async def calls(stage: Stage, size: Size) -> list[Figure]:
     """Latency of usual calls on one kept connection, in turns, and reads with sixteen clients."""
-    async with _scene(stage, TEN_WORDS) as scene, stage.commits() as commits:
+    async with open_scene(stage, TEN_WORDS) as scene, stage.commits() as commits:
         connections = await scene.connect(16)
         client = connections[0]
         thread = await scene.long_thread(client, 30)
         answer = await client.send(scene.run(thread))
         run_id = answer.json["id"]
-        await _until_ended(client, thread, run_id)
+        await until_ended(client, thread, run_id)
         post = request("POST", f"/v1/threads/{thread}/messages", _message(_QUESTIONS[0]))
         get = request("GET", f"/v1/threads/{thread}/runs/{run_id}")
         list_20 = request("GET", f"/v1/threads/{thread}/messages?limit=20")
@@ -284,19 +284,19 @@ async def calls(stage: Stage, size: Size) -> list[Figure]:
         commit_s = commits.median_s
         began, before = time.monotonic(), scene.server.cpu_s()
         with scene.server.in_profile():
-            answers = await _share_out(connections, [get, list_20] * (size.reads // 2))
+            answers = await share_out(connections, [get, list_20] * (size.reads // 2))
         reading_s = time.monotonic() - began
-        server_s, postgres_s = _difference(scene.server.cpu_s(), before)
+        server_s, postgres_s = difference(scene.server.cpu_s(), before)
     limits = {"POST message": 2, "GET run": 1.2, "list 20 messages": 1.5}
     return [
         *(
             Figure(
                 f"{kind}, one client",
-                _ms(statistics.median(took[kind])),
+                ms(statistics.median(took[kind])),
                 "ms",
                 limits[kind],
-                beside=f"p90 {_ms(_quantile(took[kind], 0.9)):.2f} ms"
-                + (f", a commit {_ms(commit_s):.2f} ms" if kind.startswith("POST") else ""),
+                beside=f"p90 {ms(quantile(took[kind], 0.9)):.2f} ms"
+                + (f", a commit {ms(commit_s):.2f} ms" if kind.startswith("POST") else ""),
             )
             for kind in kinds
         ),
@@ -306,8 +306,8 @@ async def calls(stage: Stage, size: Size) -> list[Figure]:
             "reads/s",
             1200,
             at_least=True,
-            beside=f"CPU of a read {_ms(server_s) / len(answers):.2f} +"
-            f" {_ms(postgres_s) / len(answers):.2f} ms",
+            beside=f"CPU of a read {ms(server_s) / len(answers):.2f} +"
+            f" {ms(postgres_s) / len(answers):.2f} ms",
         ),
     ]
 
@@ -319,13 +319,13 @@ async def streams(stage: Stage, size: Size) -> list[Figure]:
     """Many streams at ten chunks a second each. Every chunk says when it was sent."""
     model = f"stamps-{size.stream_chunks}-every-100ms"
     bare_delays = await _bare_delays(stage, size)
-    async with _scene(stage, model) as scene:
+    async with open_scene(stage, model) as scene:
         makers = await scene.connect(8)
         requests = await scene.streamed_runs(makers, size.streams)
         clients = await scene.connect(size.streams)
         memory_before = processes.resident_bytes(scene.server.pid)
         running = [
-            asyncio.create_task(_send_after(at * size.ramp_s / size.streams, client, sent))
+            asyncio.create_task(send_after(at * size.ramp_s / size.streams, client, sent))
             for at, (client, sent) in enumerate(zip(clients, requests, strict=True))
         ]
         await asyncio.sleep(size.ramp_s + 0.3)
@@ -336,19 +336,19 @@ async def streams(stage: Stage, size: Size) -> list[Figure]:
         memory_bytes = processes.resident_bytes(scene.server.pid) - memory_before
         server_s, postgres_s = server_s - before[0], postgres_s - before[1]
         answers = await asyncio.gather(*running)
-        _close(clients)
+        close_all(clients)
     late: list[tuple[float, float]] = []  # when a chunk came and how late it was
     seen: set[int] = set()
     for answer in answers:
         stream, sent_at = upstream.read_stamps(streamed_text(answer))
         if len(sent_at) == size.stream_chunks:
             seen.add(stream)
-        arrived_at = _arrivals(answer, b"event: thread.message.delta\n")
+        arrived_at = arrivals(answer, b"event: thread.message.delta\n")
         late += [(came, came - went) for came, went in zip(arrived_at, sent_at, strict=True)]
     delays = [delay for _, delay in late]
     delays_between = [delay for came, delay in late if begin <= came < end]
     in_window = len(delays_between)
-    p99, bare_p99 = _quantile(delays, 0.99), _quantile(bare_delays, 0.99)
+    p99, bare_p99 = quantile(delays, 0.99), quantile(bare_delays, 0.99)
     return [
         Figure(
             f"of {size.streams} open streams at 10 chunks/s complete, every byte right",
@@ -368,12 +368,12 @@ async def streams(stage: Stage, size: Size) -> list[Figure]:
         ),
         Figure(
             "p99 delay of a chunk beyond that of the bare streams",
-            _ms(p99 - bare_p99),
+            ms(p99 - bare_p99),
             "ms",
             50,
-            beside=f"p99 {_ms(p99):.1f} ms (between start and end of the streams"
-            f" {_ms(_quantile(delays_between, 0.99)):.1f}), bare {_ms(bare_p99):.1f} ms;"
-            f" median {_ms(statistics.median(delays)):.1f} ms",
+            beside=f"p99 {ms(p99):.1f} ms (between start and end of the streams"
+            f" {ms(quantile(delays_between, 0.99)):.1f}), bare {ms(bare_p99):.1f} ms;"
+            f" median {ms(statistics.median(delays)):.1f} ms",
         ),
         Figure(
             "memory of a stream",
@@ -388,14 +388,14 @@ async def streams(stage: Stage, size: Size) -> list[Figure]:
 async def burst(stage: Stage, size: Size) -> list[Figure]:
     """Streams of 500 chunks, all at once and as fast as they go."""
     count = size.burst_streams
-    async with _scene(stage, "words-500") as scene:
+    async with open_scene(stage, "words-500") as scene:
         clients = await scene.connect(count)
         requests = await scene.streamed_runs(clients, count)
         began, before = time.monotonic(), scene.server.cpu_s()
         with scene.server.in_profile():
-            answers = await _share_out(clients, requests)
+            answers = await share_out(clients, requests)
         took_s = time.monotonic() - began
-        server_s, postgres_s = _difference(scene.server.cpu_s(), before)
+        server_s, postgres_s = difference(scene.server.cpu_s(), before)
     text = upstream.words(500)
     if any(streamed_text(answer) != text for answer in answers):
         raise Refused("A stream of the burst is not what the upstream sent.")
@@ -423,7 +423,7 @@ async def idle(stage: Stage, size: Size) -> list[Figure]:
     for turn in range(size.starts + 1):
         began = time.monotonic()
         async with stage.server(embedded=folder) as server:
-            [client] = await _connections(server.address, 1)
+            [client] = await connections_to(server.address, 1)
             await client.send(request("GET", "/v1/assistants"))
             if turn > 0:  # the first one made the database
                 started.append(time.monotonic() - began)
@@ -442,7 +442,7 @@ async def idle(stage: Stage, size: Size) -> list[Figure]:
             "MiB",
             150,
             beside=f"resident; proportional {proportional / _MEBIBYTE:.0f} MiB;"
-            f" with Postgres it takes {_ms(idle_s):.1f} ms of CPU a second",
+            f" with Postgres it takes {ms(idle_s):.1f} ms of CPU a second",
         ),
         Figure(
             "from the command to the first answer, the database being there",
@@ -468,7 +468,7 @@ SCENES: dict[str, Callable[[Stage, Size], Awaitable[list[Figure]]]] = {
 # --- what they share ---
 
 
-class _Scene:
+class Scene:
     """A server with an assistant of the model that is asked for."""
 
     def __init__(self, server: Server, assistant: str) -> None:
@@ -476,7 +476,7 @@ class _Scene:
         self._assistant = assistant
 
     async def connect(self, count: int) -> list[Connection]:
-        return await _connections(self.server.address, count)
+        return await connections_to(self.server.address, count)
 
     async def thread(self, client: Connection) -> str:
         made = await client.send(
@@ -504,7 +504,7 @@ class _Scene:
     async def streamed_runs(self, clients: list[Connection], count: int) -> list[bytes]:
         """As many requests, each on a new thread."""
         new = request("POST", "/v1/threads", {"messages": [_message(text) for text in _QUESTIONS]})
-        made = await _share_out(clients, [new] * count)
+        made = await share_out(clients, [new] * count)
         return [self.streamed_run(str(answer.json["id"])) for answer in made]
 
 
@@ -525,32 +525,38 @@ _VOCABULARY = [
 
 
 @asynccontextmanager
-async def _scene(stage: Stage, model: str) -> AsyncIterator[_Scene]:
-    async with stage.server() as server:
-        [client] = await _connections(server.address, 1)
-        assistants = [
-            await client.send(
-                request("POST", "/v1/assistants", {"model": name, "instructions": _INSTRUCTIONS})
-            )
-            for name in (TEN_WORDS, model)
-        ]
-        warm, scene = (_Scene(server, str(answer.json["id"])) for answer in assistants)
-        for _ in range(_WARM_UP_RUNS):
-            _check_words(await client.send(warm.streamed_run(await warm.thread(client))))
-        client.close()
-        yield scene
+async def open_scene(
+    stage: Stage, model: str, settings: Mapping[str, object] | None = None
+) -> AsyncIterator[Scene]:
+    async with stage.server(settings=settings) as server:
+        yield await warmed(server, model)
 
 
-async def _connections(address: str, count: int) -> list[Connection]:
+async def warmed(server: Server, model: str) -> Scene:
+    [client] = await connections_to(server.address, 1)
+    assistants = [
+        await client.send(
+            request("POST", "/v1/assistants", {"model": name, "instructions": _INSTRUCTIONS})
+        )
+        for name in (TEN_WORDS, model)
+    ]
+    warm, scene = (Scene(server, str(answer.json["id"])) for answer in assistants)
+    for _ in range(_WARM_UP_RUNS):
+        check_words(await client.send(warm.streamed_run(await warm.thread(client))))
+    client.close()
+    return scene
+
+
+async def connections_to(address: str, count: int) -> list[Connection]:
     return [await Connection.open(address) for _ in range(count)]
 
 
-def _close(connections: list[Connection]) -> None:
+def close_all(connections: list[Connection]) -> None:
     for connection in connections:
         connection.close()
 
 
-async def _share_out(clients: list[Connection], requests: list[bytes]) -> list[Answer]:
+async def share_out(clients: list[Connection], requests: list[bytes]) -> list[Answer]:
     """Every client sends the next request when its last one was answered; answers in the order of
     the requests."""
     answers: dict[int, Answer] = {}
@@ -564,7 +570,7 @@ async def _share_out(clients: list[Connection], requests: list[bytes]) -> list[A
     return [answers[number] for number in range(len(requests))]
 
 
-async def _send_after(delay_s: float, client: Connection, sent: bytes) -> Answer:
+async def send_after(delay_s: float, client: Connection, sent: bytes) -> Answer:
     await asyncio.sleep(delay_s)
     return await client.send(sent)
 
@@ -572,21 +578,19 @@ async def _send_after(delay_s: float, client: Connection, sent: bytes) -> Answer
 async def _bare_delays(stage: Stage, size: Size) -> list[float]:
     """How late chunks are when the same client reads as many streams from the upstream itself."""
     chunks = max(size.stream_chunks // 3, 10)
-    clients = await _connections(stage.upstream, size.streams)
+    clients = await connections_to(stage.upstream, size.streams)
     call = _bare_call(f"stamps-{chunks}-every-100ms")
     answers = await asyncio.gather(
         *(
-            _send_after(at * size.ramp_s / 2 / size.streams, client, call)
+            send_after(at * size.ramp_s / 2 / size.streams, client, call)
             for at, client in enumerate(clients)
         )
     )
-    _close(clients)
+    close_all(clients)
     return [
         came - went
         for answer in answers
-        for came, went in zip(
-            _arrivals(answer, b'"delta":{"content":"'), _sent(answer), strict=True
-        )
+        for came, went in zip(arrivals(answer, b'"delta":{"content":"'), _sent(answer), strict=True)
     ]
 
 
@@ -597,7 +601,7 @@ def _sent(answer: Answer) -> list[float]:
     return upstream.read_stamps(text.decode().replace("\\n", "\n"))[1]
 
 
-def _arrivals(answer: Answer, marker: bytes) -> list[float]:
+def arrivals(answer: Answer, marker: bytes) -> list[float]:
     """When each marker came in: the time of the piece in which it ends."""
     times: list[float] = []
     rest = b""
@@ -609,7 +613,7 @@ def _arrivals(answer: Answer, marker: bytes) -> list[float]:
     return times
 
 
-async def _until_ended(client: Connection, thread: str, run_id: str) -> None:
+async def until_ended(client: Connection, thread: str, run_id: str) -> None:
     while True:
         answer = await client.send(request("GET", f"/v1/threads/{thread}/runs/{run_id}"))
         if answer.json["status"] == "completed":
@@ -628,7 +632,7 @@ def _message(text: str, role: str = "user") -> dict[str, Any]:
     return {"role": role, "content": text}
 
 
-def _check_words(answer: Answer) -> None:
+def check_words(answer: Answer) -> None:
     if streamed_text(answer) != upstream.words(WORDS):
         raise Refused("A stream is not what the upstream sent.")
 
@@ -637,7 +641,7 @@ def _stage_cpu_s(stage: Stage) -> float:
     return time.process_time() + processes.cpu_s(stage.upstream_pid)
 
 
-def _difference(now: tuple[float, float], before: tuple[float, float]) -> tuple[float, float]:
+def difference(now: tuple[float, float], before: tuple[float, float]) -> tuple[float, float]:
     return now[0] - before[0], now[1] - before[1]
 
 
@@ -645,9 +649,9 @@ def _clients(count: int) -> str:
     return "one client" if count == 1 else f"{count} clients"
 
 
-def _quantile(values: list[float], share: float) -> float:
+def quantile(values: list[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
-def _ms(seconds: float) -> float:
+def ms(seconds: float) -> float:
     return seconds * 1000

@@ -36,6 +36,11 @@ class Server:
         self._process = process
         self._postmaster = postmaster
         self._is_profiled = is_profiled
+        self.is_killed = False
+
+    def kill(self) -> None:
+        self.is_killed = True
+        self._process.kill()
 
     def cpu_s(self) -> tuple[float, float]:
         """Of the server and of its Postgres."""
@@ -132,11 +137,13 @@ class Stage:
         try:
             address = await _said(process, rb"listens on (http://\S+)", log_path)
             postmaster = None if embedded else self.postmaster
-            yield Server(address, process, postmaster, is_profiled=self.profile is not None)
-            self.waited_share = processes.waited_share(process.pid)
+            server = Server(address, process, postmaster, is_profiled=self.profile is not None)
+            yield server
+            if not server.is_killed:
+                self.waited_share = processes.waited_share(process.pid)
         finally:
             await _end(process)
-        if process.returncode:
+        if process.returncode and not server.is_killed:
             raise RuntimeError(f"The server ended with {process.returncode}:\n{_end_of(log_path)}")
 
 

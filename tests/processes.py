@@ -56,8 +56,8 @@ async def launcher(
 ) -> AsyncIterator[Launch]:
     started: list[Process] = []
 
-    async def launch(command: str = "serve", **environment: str) -> Process:
-        options = ["--port", "0"] if command == "serve" else []
+    async def launch(command: str = "serve", *more: str, **environment: str) -> Process:
+        options = [*(["--port", "0"] if command == "serve" else []), *more]
         own = {
             "THREADMILL_DATABASE_URL": database_url,
             "THREADMILL_DATA_DIR": str(tmp_path),

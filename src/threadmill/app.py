@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -20,16 +21,22 @@ from threadmill.api import (
     health,
     messages,
     models,
+    organization,
+    passthrough,
     runs,
     steps,
     threads,
     uploads,
+    usage,
     vector_stores,
+    webhooks,
 )
 from threadmill.api.deps import Keys
 from threadmill.api.envelope import Envelope
 from threadmill.api.health import Readiness
+from threadmill.api.idempotency import Idempotency
 from threadmill.api.joined_writes import JoinedWritesProtocol
+from threadmill.api.sse import Streams
 from threadmill.errors import (
     SERVER_FAULT,
     ApiError,
@@ -46,6 +53,7 @@ from threadmill.worker import Worker
 log = structlog.get_logger()
 
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that it is they who close them
+LAST_WORDS_S = 5
 
 
 class NotSafe(Exception):
@@ -59,10 +67,29 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     app.state.worker = worker
     app.state.keys = keys
     app.state.readiness = Readiness(runtime)
+    app.state.streams = Streams(
+        worker.events, worker.followers, runtime.settings.stream_keep_alive_s
+    )
     # Runs before threads: /threads/runs is not a thread whose id is "runs".
-    for room in (assistants, runs, threads, messages, steps, files, uploads, vector_stores, models):
+    for room in (
+        assistants,
+        runs,
+        threads,
+        messages,
+        steps,
+        files,
+        uploads,
+        vector_stores,
+        models,
+        usage,
+        passthrough,
+        webhooks,
+    ):
         app.include_router(room.router, prefix="/v1")
     app.include_router(health.router)
+    if runtime.settings.admin_key is not None:
+        app.include_router(organization.router, prefix="/v1")
+    app.add_middleware(Idempotency)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Unreachable, _render_database_away)
@@ -78,13 +105,16 @@ class Served(msgspec.Struct):
 
 
 @asynccontextmanager
-async def served(settings: Settings) -> AsyncIterator[Served]:
+async def served(
+    settings: Settings, listening: socket.socket | None = None
+) -> AsyncIterator[Served]:
     """A server that answers while the block runs. Afterwards no new request is taken, streams and
-    runs have `drain_timeout_s` to end, and what is left of the runs is handed back.
+    runs have `drain_timeout_s` to end, and what is left of the runs is handed back. `listening` is
+    a socket that somebody else has bound.
 
     Raises NotSafe, OSError for a port that is taken, and what `open_runtime` raises.
     """
-    with _bind(settings) as listening:
+    with listening or bind(settings) as listening:
         async with open_runtime(settings) as runtime:
             keys = Keys(settings, runtime.database)
             await _check_safety(settings, keys)
@@ -98,11 +128,23 @@ async def served(settings: Settings) -> AsyncIterator[Served]:
                 await worker.stop()
 
 
-async def serve(settings: Settings, *, on_start: Callable[[Served], None]) -> str | None:
-    """Serve until a signal comes, or until a part of the process dies: then say which."""
-    async with served(settings) as server:
+async def serve(
+    settings: Settings,
+    *,
+    on_start: Callable[[Served], None],
+    inherited: int | None = None,
+) -> str | None:
+    """Serve until a signal comes, or until a part of the process dies: then say which.
+
+    With the number of an `inherited` socket we are one of several, and end with our parent.
+    """
+    listening = None
+    if inherited is not None:
+        listening = socket.socket(fileno=inherited)
+        listening.setblocking(False)
+    async with served(settings, listening) as server:
         on_start(server)
-        end = await _until_the_end(server.worker)
+        end = await _until_the_end(server.worker, has_parent=inherited is not None)
         server.runtime.is_ending = True  # and /readyz says so, while requests are still taken
         if end is None:
             await asyncio.sleep(settings.drain_delay_s)
@@ -123,7 +165,7 @@ async def work(settings: Settings, *, on_start: Callable[[], None]) -> str | Non
             await worker.stop()
 
 
-async def _until_the_end(worker: Worker) -> str | None:
+async def _until_the_end(worker: Worker, *, has_parent: bool = False) -> str | None:
     loop = asyncio.get_running_loop()
     signalled: asyncio.Future[Any] = loop.create_future()
 
@@ -133,7 +175,11 @@ async def _until_the_end(worker: Worker) -> str | None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    if has_parent:  # nothing comes from there but its end
+        loop.add_reader(sys.stdin.fileno(), stop)
     await asyncio.wait([signalled, worker.died], return_when=asyncio.FIRST_COMPLETED)
+    if has_parent:
+        loop.remove_reader(sys.stdin.fileno())
     return worker.died.result() if worker.died.done() else None
 
 
@@ -164,7 +210,8 @@ async def _answering(app: ASGIApp, listening: socket.socket, worker: Worker) -> 
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(int(worker.settings.drain_timeout_s), 1),
+        # Longer than runs are waited for: streams end with them, and are told if they are cut.
+        timeout_graceful_shutdown=int(worker.settings.drain_timeout_s) + LAST_WORDS_S,
     )
     server = _Server(config)
     answering = asyncio.create_task(server.serve(sockets=[listening]))
@@ -175,7 +222,7 @@ async def _answering(app: ASGIApp, listening: socket.socket, worker: Worker) -> 
         await asyncio.gather(answering, worker.drain())
 
 
-def _bind(settings: Settings) -> socket.socket:
+def bind(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio sends without delay only where the protocol is named; else every answer waits 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -13,18 +14,20 @@ import structlog
 import typer
 from pydantic import ValidationError
 
-from threadmill import __version__, doctor
+from threadmill import __version__, doctor, retention, supervisor
 from threadmill import app as server
 from threadmill.blobs import Blobs
 from threadmill.demo import transcript
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
+from threadmill.errors import ApiError
 from threadmill.imports import Import
 from threadmill.runtime import OldSchema
 from threadmill.sandbox import docker, image
 from threadmill.settings import Settings
 from threadmill.store import migrate as migrations
 from threadmill.store import projects
-from threadmill.store.database import Connection, DatabaseError, connect
+from threadmill.store.database import Connection, Database, DatabaseError, connect
+from threadmill.store.rows import ApiKey, Project
 
 T = TypeVar("T")
 
@@ -45,6 +48,11 @@ keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 commands.add_typer(keys, name="keys")
 sandbox = typer.Typer(help="What code_interpreter runs code in.", no_args_is_help=True)
 commands.add_typer(sandbox, name="sandbox")
+tenants = typer.Typer(help="List projects, and set what they may do.", no_args_is_help=True)
+commands.add_typer(tenants, name="projects")
+
+# "none" takes a limit away.
+_Limit = Annotated[str | None, typer.Option(help="A number, or none.", metavar="N|none")]
 
 
 def main() -> None:
@@ -64,10 +72,29 @@ def _version(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    executor: Annotated[
+        bool | None,
+        typer.Option(
+            "--executor/--no-executor",
+            help="Execute runs and read documents here, or leave that to other processes.",
+        ),
+    ] = None,
+    number: Annotated[int | None, typer.Option(hidden=True)] = None,
+    socket: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Start the server; without THREADMILL_DATABASE_URL with a Postgres of its own."""
-    settings = _settings(host=host, port=port)
+    settings = _settings(host=host, port=port, executor=executor)
+    if not settings.executor and settings.database_url is None:
+        _fail("Nobody would execute runs: without an executor set THREADMILL_DATABASE_URL.")
+    if not settings.executor and not settings.event_log_retention_s:
+        _fail("Without an executor runs are streamed from the event log, which is turned off.")
     _raise_open_files_limit()
+    if workers > 1:
+        _supervise(settings, workers)
+        return
+    if number is not None:
+        structlog.contextvars.bind_contextvars(process=number)
 
     def greet(started: server.Served) -> None:
         address = started.address
@@ -76,10 +103,22 @@ def serve(
             print("No model endpoint is set: runs will fail until THREADMILL_MODEL_BASE_URL is.")
         if not started.keys_are_demanded:
             print("No API key was made: any key is accepted, from this machine only.")
+        if number is not None:
+            print(supervisor.READY)
         sys.stdout.flush()
         _freeze()
 
-    _run(server.serve(settings, on_start=greet))
+    _run(server.serve(settings, on_start=greet, inherited=socket))
+
+
+def _supervise(settings: Settings, workers: int) -> None:
+    options = ["--host", settings.host, "--port", str(settings.port)]
+    options.append("--executor" if settings.executor else "--no-executor")
+
+    def greet(greeting: str) -> None:
+        print(f"{greeting}{workers} processes share the port.", flush=True)
+
+    _run(supervisor.supervise(settings, workers, options, on_start=greet))
 
 
 @commands.command()
@@ -236,7 +275,132 @@ def build_sandbox(
         _fail(f"{fault}\n{_NO_REGISTRY}" if base is None else str(fault))
 
 
+@keys.command("set")
+def set_key(
+    key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")],
+    max_requests_per_minute: _Limit = None,
+    max_tokens_per_minute: _Limit = None,
+    max_concurrent_runs: _Limit = None,
+    max_stored_bytes: _Limit = None,
+) -> None:
+    """Limit a key (running servers notice within seconds). Its project's limits hold as well."""
+    changes = _changes(locals(), but="key_id")
+
+    async def change(connection: Connection) -> None:
+        row = await projects.find_key_row(connection, key_id)
+        if row is None:
+            _fail(f"There is no valid key {key_id}.")
+        row = await projects.modify_key(connection, row.project_id, row.id, changes)
+        print(f"{row.id}  {_shown(row)}")
+
+    _run(_with_database(_settings(), change))
+
+
+@tenants.command("list")
+def list_projects() -> None:
+    """Every project with its limits and ages."""
+
+    async def show(connection: Connection) -> None:
+        for row in await projects.list_all(connection):
+            state = "archived" if row.archived_at else "active"
+            print(f"{row.id}  {state:8}  {row.name}  {_shown(row)}".rstrip())
+
+    _run(_with_database(_settings(), show))
+
+
+@tenants.command("set")
+def set_project(
+    project: Annotated[str, typer.Argument(help="Its name or id.")],
+    max_requests_per_minute: _Limit = None,
+    max_tokens_per_minute: _Limit = None,
+    max_concurrent_runs: _Limit = None,
+    max_stored_bytes: _Limit = None,
+    threads_max_age_days: _Limit = None,
+    files_max_age_days: _Limit = None,
+    requests_max_age_days: _Limit = None,
+) -> None:
+    """Limit a project, and say how long it keeps things (running servers notice within seconds)."""
+    changes = _changes(locals(), but="project")
+
+    async def change(connection: Connection) -> None:
+        row = await _project(connection, project)
+        row = await projects.modify(connection, row.id, changes)
+        print(f"{row.id}  {row.name}  {_shown(row)}".rstrip())
+
+    _run(_with_database(_settings(), change))
+
+
+@commands.command("retention")
+def remove_old(
+    project: Annotated[str | None, typer.Option(help="Its name or id; default: all.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would go, and remove nothing.")] = False,
+) -> None:
+    """Remove what is older than its project keeps it, as running servers do every hour."""
+    settings = _settings()
+
+    async def remove() -> None:
+        async with _database_url(settings) as url:
+            database, blobs = Database(url), Blobs(settings.files_url)
+            await database.open()
+            try:
+                async with database.connection() as connection:
+                    chosen = (
+                        [await _project(connection, project)]
+                        if project
+                        else await projects.list_all(connection)
+                    )
+                for one in chosen:
+                    async with database.connection() as connection:
+                        report = await retention.preview(connection, one)
+                    if not dry_run:
+                        report = await retention.apply(
+                            database, blobs, one, settings.run_expires_after_s
+                        )
+                    _print_report(one.name, report)
+            finally:
+                await database.close()
+
+    _run(remove())
+
+
 # --- what the commands share ---
+
+
+def _changes(given: dict[str, Any], *, but: str) -> dict[str, int | None]:
+    """The options that were given, as columns."""
+    changes: dict[str, int | None] = {}
+    for name, value in given.items():
+        if name == but or value is None:
+            continue
+        largest = 2**53 if name.startswith("max_") else 36_500
+        if value != "none" and not (value.isdecimal() and 1 <= int(value) <= largest):
+            _fail(f"--{name.replace('_', '-')} wants a number from 1 on, or none.")
+        changes[name] = None if value == "none" else int(value)
+    return changes
+
+
+async def _project(connection: Connection, id_or_name: str) -> Project:
+    found = await projects.find(connection, id_or_name)
+    if found is None:
+        _fail(f"There is no project {id_or_name}.")
+    return found
+
+
+def _shown(row: Project | ApiKey) -> str:
+    """What is limited, in the words of the options."""
+    return "  ".join(
+        f"{name}={value}"
+        for name in row.__struct_fields__
+        if name.startswith("max_") or name.endswith("_max_age_days")
+        if (value := getattr(row, name)) is not None
+    )
+
+
+def _print_report(project: str, report: retention.Report) -> None:
+    for name in report.__struct_fields__:
+        old = getattr(report, name)
+        since = "" if old.oldest is None else f", oldest {datetime.fromtimestamp(old.oldest, UTC)}"
+        print(f"{project}: {old.count} {name}, {old.bytes} bytes{since}")
 
 
 def _settings(**given: Any) -> Settings:
@@ -298,8 +462,12 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         with asyncio.Runner(loop_factory=_new_loop()) as runner:
             result = runner.run(work)
+    except supervisor.ChildFailed:
+        raise typer.Exit(1) from None
     except (server.NotSafe, OldSchema, EmbeddedPostgresError, DatabaseError, OSError) as fault:
         _fail(str(fault).strip())
+    except ApiError as refused:
+        _fail(refused.message)
     except ValueError as fault:  # a URL that cannot be one
         _fail(str(fault))
     if isinstance(result, str):

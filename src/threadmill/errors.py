@@ -6,8 +6,12 @@
     │   ├── Forbidden            403
     │   ├── NotFound             404
     │   ├── MethodNotAllowed     405
+    │   ├── Conflict             409
     │   ├── TooLarge             413
     │   └── WrongHost            421
+    ├── RateLimited              429  requests or tokens
+    ├── Relayed                       an endpoint's own refusal
+    ├── UpstreamFault            502  server_error
     └── Unavailable              503  server_error
 
 One handler in `app` renders them all as OpenAI did: {"error": {message, type, param, code}}.
@@ -73,12 +77,43 @@ class MethodNotAllowed(InvalidRequest):
     status = 405
 
 
+class Conflict(InvalidRequest):
+    """For what may be tried again soon: SDKs do so of themselves, up to two times."""
+
+    status = 409
+
+
 class TooLarge(InvalidRequest):
     status = 413
 
 
 class WrongHost(InvalidRequest):
     status = 421
+
+
+class RateLimited(ApiError):
+    status = 429
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message, code="rate_limit_exceeded")
+        self.type = kind  # "requests" or "tokens"
+
+
+class Relayed(ApiError):
+    """What a model's endpoint refused, in its own words."""
+
+    def __init__(
+        self, status: int, message: str, kind: str, param: str | None, code: str | None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status
+        self.type = kind
+
+
+class UpstreamFault(ApiError):
+    """A model's endpoint did not do its part."""
+
+    status = 502
 
 
 class Unavailable(ApiError):

@@ -38,6 +38,14 @@ class FileStatus(StrEnum):
     CANCELLED = "cancelled"  # by the batch it came with
 
 
+class DeliveryStatus(StrEnum):
+    """Of an event on its way to a webhook endpoint."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"  # all tries did, or the endpoint was disabled
+
+
 class UploadStatus(StrEnum):
     PENDING = "pending"
     COMPLETED = "completed"

@@ -49,7 +49,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             postgres = await EmbeddedPostgres.start(settings.data_dir)
             stack.push_async_callback(postgres.stop)
             url = postgres.url
-        await _check_schema(url, may_upgrade=postgres is not None)
+        await check_schema(url, may_upgrade=postgres is not None)
         database = Database(url, max_connections=settings.database_pool_max_connections)
         await database.open()
         stack.push_async_callback(database.close)
@@ -63,7 +63,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         yield Runtime(name, settings, database, blobs, models, tokens, sandboxes, postgres)
 
 
-async def _check_schema(url: str, *, may_upgrade: bool) -> None:
+async def check_schema(url: str, *, may_upgrade: bool) -> None:
     """Our own database is brought up to date; somebody else's only by `threadmill migrate`."""
     found = await asyncio.to_thread(migrate.current, url)
     if found == migrate.HEAD:

@@ -68,11 +68,14 @@ class Settings(BaseSettings):
 
     # --- who may use it ---
     api_keys: Annotated[list[SecretStr], NoDecode] = []  # static keys of the project "default"
+    admin_key: SecretStr | None = None  # opens /v1/organization, and nothing else; unset: closed
     require_beta_header: bool = False  # refuse requests without OpenAI-Beta: assistants=v2
     # The original refused to hand out files of the purposes assistants and user_data.
     allow_assistants_file_download: bool = False
 
     # --- runs ---
+    # False: this process only answers requests; others execute runs and read documents.
+    executor: bool = True
     run_expires_after_s: int = Field(default=600, ge=1)
     run_lease_s: float = Field(default=10, gt=0)  # how long a dead process keeps its runs
     run_max_attempts: int = Field(default=3, ge=1)  # executions without progress, then `failed`
@@ -83,8 +86,23 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(default=20, ge=0)  # at shutdown, before runs are handed back
     keep_requests: bool = True  # keep the exact request of every model turn with its step
     draft_interval_s: float = Field(default=2, gt=0)  # how often half-written messages are saved
+    # How long after a run's end its events can be followed; 0: not at all, and a stream is executed
+    # by the process that is asked for it, whether that has room or not.
+    event_log_retention_s: int = Field(default=3600, ge=0)
+    event_log_run_max_bytes: int = Field(default=32 * 1024**2, ge=1024**2)  # older ones go
     stream_keep_alive_s: float = Field(default=15, gt=0)
     stream_backlog_max_bytes: int = Field(default=16 * 1024**2, ge=1024)  # unread by a slow client
+
+    # --- webhooks ---
+    # Off, they go to the public internet alone, and by https alone: else any client could have us
+    # call what only we can reach. On where the receivers are in the server's own network.
+    webhook_allow_private_addresses: bool = False
+    webhook_timeout_s: float = Field(default=15, gt=0)
+    # Before each further try of one that failed; about three days in all.
+    webhook_retry_waits_s: Annotated[list[float], NoDecode] = [
+        *(5, 300, 1800),
+        *(hours * 3600 for hours in (2, 5, 10, 14, 20, 24)),
+    ]
 
     # --- limits ---
     request_body_max_bytes: int = Field(default=32 * 1024**2, ge=1024)
@@ -125,7 +143,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 
-    @field_validator("api_keys", "allowed_hosts", "docker_hosts", "rerank_urls", mode="before")
+    @field_validator(
+        "api_keys",
+        "allowed_hosts",
+        "docker_hosts",
+        "rerank_urls",
+        "webhook_retry_waits_s",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         """Take a comma-separated string, as environment variables hold one, or a list."""

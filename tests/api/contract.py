@@ -53,6 +53,7 @@ DELETED_SCHEMAS = {
     "file": "DeleteFileResponse",
 }
 LIST_SCHEMAS = {
+    "webhook_endpoint": None,
     "assistant": "ListAssistantsResponse",
     "thread": None,  # the original had no such list
     "thread.message": "ListMessagesResponse",
@@ -67,7 +68,7 @@ NULLS = {"thread.run": ["instructions"], "file": ["expires_at", "status_details"
 # The wire did not keep to these lower limits.
 FREE_LIMITS = ("max_prompt_tokens", "max_completion_tokens")
 # What the original had not.
-OURS = {"thread.run.step.request"}
+OURS = {"thread.run.step.request", "webhook_endpoint"}
 
 # Every field that is always there.
 FIELDS = {

@@ -15,7 +15,18 @@ from threadmill.store.rows import File
 
 Json = dict[str, Any]
 
-TABLES = ("assistants", "threads", "messages", "runs", "steps", "files")
+TABLES = (
+    "assistants",
+    "threads",
+    "messages",
+    "runs",
+    "steps",
+    "files",
+    "uploads",
+    "vector_stores",
+    "vector_store_files",
+    "file_batches",
+)
 
 CALL: Json = {
     "id": "call_1",

@@ -107,9 +107,9 @@ def events(answer: Answer) -> list[tuple[str, Any]]:
     """The events of a stream, without `done`, each one's object checked."""
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     frames = answer.body.decode().removesuffix("\n\n").split("\n\n")
-    pairs = [frame.split("\n") for frame in frames if not frame.startswith(":")]
-    assert pairs.pop() == ["event: done", "data: [DONE]"]
-    read = [(name[7:], orjson.loads(data[6:])) for name, data in pairs]
+    lines = [frame.split("\n") for frame in frames if not frame.startswith(":")]
+    assert lines.pop()[1:] == ["event: done", "data: [DONE]"]
+    read = [(name[7:], orjson.loads(data[6:])) for _, name, data in lines]
     for _, told in read:
         contract.check(told)
     return read

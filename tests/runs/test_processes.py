@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from openai.types.beta.threads import Run
@@ -14,6 +15,7 @@ from openai.types.beta.threads import Run
 from processes import FAST, Launch, Process, launcher
 from runs.wire import WEATHER, Api, Conversation, eventually, text_of
 from threadmill.demo.scripted_model import Gate, Reply, ScriptedModel, ToolCall
+from threadmill.store.database import Database
 
 CALL = ToolCall("get_weather", id="call_a")
 
@@ -114,8 +116,6 @@ async def test_with_default_settings_another_process_goes_on_within_15_s(
 async def test_what_waits_in_the_queue_of_a_killed_process_is_executed(
     launch: Launch, model: ScriptedModel
 ) -> None:
-    """Both what anybody may take, and what the process kept for the client that streams it."""
-    gate = Gate()
     model.answer = lambda body: (
         Reply(text=["Half", Gate()])
         if body["messages"][-1]["content"] == "Block"
@@ -129,15 +129,81 @@ async def test_what_waits_in_the_queue_of_a_killed_process_is_executed(
     await model.received(1)
     queued = await talk.start()
     async with Api(first.address) as api, api.stream(streamed.runs_path, streamed.body) as stream:
-        held = (await stream.until("thread.run.queued")).data
-        second = await launch(THREADMILL_MAX_CONCURRENT_RUNS="2", **FAST)
-        other = _through(second, talk)
-        assert (await _ends(other, queued, 5)).status == "completed"  # long before it dies
-        assert (await other.look(queued.id)).status == "completed"
-        assert (await _through(second, streamed).look(held["id"])).status == "queued"
+        also_queued = (await stream.until("thread.run.queued")).data["id"]
         await first.kill()
-    assert (await _ends(_through(second, streamed), held["id"], 10)).status == "completed"
-    gate.set()
+    second = await launch(THREADMILL_MAX_CONCURRENT_RUNS="2", **FAST)
+    for waiting, run_id in ((talk, queued.id), (streamed, also_queued)):
+        ended = await _ends(_through(second, waiting), run_id, 10)
+        assert ended.status == "completed", ended.last_error
+
+
+async def test_a_run_that_was_only_just_claimed_is_executed_by_another(
+    launch: Launch, model: ScriptedModel
+) -> None:
+    """The model has not answered yet."""
+    model.reply(Reply(gate=Gate()), Reply(text="Hello"))
+    first, second = await asyncio.gather(launch(**FAST), launch(**FAST))
+    talk = await _begin(first.client)
+    run = await talk.start()
+    await model.received(1)
+    await first.kill()
+    assert (await _ends(_through(second, talk), run, 10)).status == "completed"
+    assert await _through(second, talk).texts() == ["Hi", "Hello"]
+
+
+async def test_a_run_that_waits_for_outputs_needs_no_process(
+    launch: Launch, model: ScriptedModel
+) -> None:
+    model.reply(Reply(tool_calls=[CALL]), Reply(text="Sunny."))
+    first, second = await asyncio.gather(launch(**FAST), launch(**FAST))
+    talk = await _begin(first.client)
+    waiting = await talk.run()
+    await first.kill()
+    other = _through(second, talk)
+    assert (await other.stopped(await other.answer(waiting))).status == "completed"
+    assert await other.texts() == ["Hi", "Sunny."]
+    assert len(model.requests) == 2
+
+
+async def test_what_was_committed_and_never_answered_is_done_all_the_same(
+    launch: Launch, database: Database, model: ScriptedModel
+) -> None:
+    """The process dies when its run is in the database, in its own name, and nobody knows it."""
+    model.reply(Reply(text="Hello"))
+    first, second = await asyncio.gather(launch(**FAST), launch(**FAST))
+    talk = await _begin(first.client)
+    other = _through(second, talk)
+    async with database.connection() as connection, Api(first.address) as api:
+        await connection.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$"
+        )
+        await connection.execute(
+            "CREATE TRIGGER wait BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+        await connection.execute("SELECT pg_advisory_lock(1)")
+        asking = asyncio.create_task(api.post(talk.runs_path, talk.body))
+
+        async def is_at_the_lock() -> bool:
+            cursor = await connection.execute(
+                "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            )
+            return cursor.rowcount == 1
+
+        await eventually(is_at_the_lock)
+        first.signal(signal.SIGSTOP)
+        await connection.execute("SELECT pg_advisory_unlock(1)")
+
+        async def is_committed() -> bool:
+            return len(await other.runs()) == 1
+
+        await eventually(is_committed)
+        await first.kill()
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+    [run] = await other.runs()
+    assert (await _ends(other, run, 10)).status == "completed"
+    assert await other.texts() == ["Hi", "Hello"]
 
 
 async def test_a_stopped_process_finishes_or_hands_back(

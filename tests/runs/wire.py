@@ -26,9 +26,10 @@ WEATHER: Any = {
 
 
 class Event:
-    def __init__(self, name: str, data: Any) -> None:
+    def __init__(self, name: str, data: Any, seq: int | None) -> None:
         self.name = name
         self.data = data
+        self.seq = seq  # None where the stream was cut short
 
     def __repr__(self) -> str:
         return f"{self.name} {self.data}"
@@ -78,15 +79,17 @@ class Stream:
 
 
 def _parsed(frame: bytes) -> Event:
-    first, second = frame.split(b"\n")  # the data is on one line
+    *number, first, second = frame.split(b"\n")  # the data is on one line
     assert first.startswith(b"event: ")
     assert second.startswith(b"data: ")
     name, data = first[7:].decode(), second[6:].decode()
+    assert len(number) == (name != "error")
+    seq = int(number[0].removeprefix(b"id: ")) if number else None
     if name == "done":
         assert data == "[DONE]"
-        return Event(name, data)
+        return Event(name, data, seq)
     assert data == json.dumps(json.loads(data), separators=(",", ":"), ensure_ascii=False)
-    return Event(name, json.loads(data))
+    return Event(name, json.loads(data), seq)
 
 
 class Api:
@@ -106,6 +109,18 @@ class Api:
     async def stream(self, path: str, body: Json) -> AsyncIterator[Stream]:
         url = f"{self._address}/v1{path}"
         async with self._session.post(url, json={**body, "stream": True}) as response:
+            assert response.status == 200, await response.text()
+            assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+            yield Stream(response)
+
+    @asynccontextmanager
+    async def follow(
+        self, run: Json, after: int | None = None, *, headers: dict[str, str] | None = None
+    ) -> AsyncIterator[Stream]:
+        """The events of a run behind a number."""
+        url = f"{self._address}/v1/threads/{run['thread_id']}/runs/{run['id']}/events"
+        query = {} if after is None else {"after": str(after)}
+        async with self._session.get(url, params=query, headers=headers) as response:
             assert response.status == 200, await response.text()
             assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
             yield Stream(response)
@@ -182,6 +197,10 @@ class Conversation:
     async def cancel(self, run: Run | str) -> Run:
         run_id = run if isinstance(run, str) else run.id
         return await self.client.beta.threads.runs.cancel(run_id, thread_id=self.thread_id)
+
+    async def runs(self) -> list[Run]:
+        page = await self.client.beta.threads.runs.list(self.thread_id)
+        return page.data
 
     async def messages(self) -> list[Message]:
         """Oldest first."""

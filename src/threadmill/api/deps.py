@@ -1,22 +1,26 @@
 """What endpoints are handed: who asks, what was sent, and the process's own things."""
 
-import hashlib
 import hmac
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import Depends, Request, Response
+from pydantic import SecretStr
 from starlette.requests import ClientDisconnect
 
+from threadmill.api.rate_limits import admit
+from threadmill.api.sse import Streams
 from threadmill.errors import InvalidRequest, TooLarge, Unauthorized, WrongHost
-from threadmill.runs.events import Events
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
 from threadmill.schemas.parse import Shape, parse
 from threadmill.settings import LOOPBACK_HOSTS, Settings
 from threadmill.store import projects
 from threadmill.store.database import Database
+from threadmill.store.limits import Caller
 
 S = TypeVar("S", bound=Shape)
 
@@ -46,16 +50,16 @@ async def _executor(request: Request) -> Executor:
     return executor
 
 
-async def _events(request: Request) -> Events:
-    events: Events = request.app.state.worker.events
-    return events
+async def _streams(request: Request) -> Streams:
+    streams: Streams = request.app.state.streams
+    return streams
 
 
 # --- who asks ---
 
 
 class Keys:
-    """Which project a key belongs to. What the database said is believed for a few seconds."""
+    """Who asks by a key. What the database said is believed for a few seconds."""
 
     def __init__(
         self, settings: Settings, database: Database, *, known_for_s: float = _KEY_KNOWN_FOR_S
@@ -63,28 +67,57 @@ class Keys:
         self._settings = settings
         self._database = database
         self._known_for_s = known_for_s
-        self._static = [
-            hashlib.sha256(key.get_secret_value().encode()).digest() for key in settings.api_keys
-        ]
-        self._known: dict[bytes, tuple[float, str | None]] = {}
+        self._static = [_digest(key) for key in settings.api_keys]
+        self._admin = _digest(settings.admin_key) if settings.admin_key else None
+        self._known: dict[bytes, tuple[float, Caller | None]] = {}
         self._demanded: tuple[float, bool] = (0.0, True)
 
-    async def project_of(self, key: str) -> str | None:
+    async def caller_of(self, key: str) -> Caller | None:
         """None for a key that is not valid."""
         hashed = projects.key_hash(key)
+        if self._is_admin(hashed):
+            return None
         if any([hmac.compare_digest(hashed, static) for static in self._static]):
-            return projects.DEFAULT_PROJECT_ID
-        known_until, project_id = self._known.get(hashed, (0.0, None))
+            return await self._anybody()
+        caller = await self._remembered(hashed, partial(self._find, key))
+        if caller is None and not await self.are_demanded():
+            return await self._anybody()
+        return caller
+
+    def forget(self) -> None:
+        """Something about keys has changed: ask the database again."""
+        self._known.clear()
+        self._demanded = (0.0, True)
+
+    def is_admin(self, key: str) -> bool:
+        return self._is_admin(projects.key_hash(key))
+
+    def _is_admin(self, hashed: bytes) -> bool:
+        return self._admin is not None and hmac.compare_digest(hashed, self._admin)
+
+    async def _find(self, key: str) -> Caller | None:
+        async with self._database.connection() as connection:
+            found = await projects.find_key(connection, key)
+        return Caller(found[1], found[0]) if found else None
+
+    async def _anybody(self) -> Caller | None:
+        """Whoever comes with a static key, or with any where none is demanded."""
+        return await self._remembered(b"", self._find_default)
+
+    async def _find_default(self) -> Caller:
+        async with self._database.connection() as connection:
+            return Caller(await projects.get(connection, projects.DEFAULT_PROJECT_ID), None)
+
+    async def _remembered(
+        self, name: bytes, find: Callable[[], Awaitable[Caller | None]]
+    ) -> Caller | None:
+        known_until, caller = self._known.get(name, (0.0, None))
         if known_until < time.monotonic():
-            async with self._database.connection() as connection:
-                row = await projects.find_key(connection, key)
-            project_id = row.project_id if row else None
+            caller = await find()
             if len(self._known) >= _KEYS_KNOWN_MAX:
                 self._known.clear()
-            self._known[hashed] = (time.monotonic() + self._known_for_s, project_id)
-        if project_id is None and not await self.are_demanded():
-            return projects.DEFAULT_PROJECT_ID
-        return project_id
+            self._known[name] = (time.monotonic() + self._known_for_s, caller)
+        return caller
 
     async def are_demanded(self) -> bool:
         """Whether a key must be a known one: not on loopback where no key was ever made. That all
@@ -104,27 +137,62 @@ class Keys:
             return await projects.any_key(connection)
 
 
+def _digest(key: SecretStr) -> bytes:
+    return projects.key_hash(key.get_secret_value())
+
+
 async def _project(request: Request) -> str:
     """The id of the caller's project."""
+    return (await _caller(request)).project_id
+
+
+async def _caller(request: Request) -> Caller:
+    caller = await authenticated(request)
+    await admit(request, request.app.state.runtime.database, caller)
+    return caller
+
+
+async def authenticated(request: Request) -> Caller:
+    """Who asks, before the request is counted. Raises Unauthorized, and what else is wrong with
+    the headers."""
     keys: Keys = request.app.state.keys
     key = _sent_key(request)
     if not key:
-        raise Unauthorized(
-            "You didn't provide an API key. You need to provide your API key in an Authorization"
-            " header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an api-key"
-            " header."
-        )
+        raise _no_key()
     if not await keys.are_demanded():
         _check_host(request)
-    project_id = await keys.project_of(key)
-    if project_id is None:
-        raise Unauthorized(
-            f"Incorrect API key provided: {_masked(key)}. You can find the keys of this server by"
-            " typing: threadmill keys list",
-            code="invalid_api_key",
-        )
+    caller = await keys.caller_of(key)
+    if caller is None:
+        raise _wrong_key(key)
     _check_beta_header(request)
-    return project_id
+    return caller
+
+
+async def _admin(request: Request) -> None:
+    """Whoever asks must have the admin key, which opens nothing else; other keys open nothing
+    here."""
+    keys: Keys = request.app.state.keys
+    key = _sent_key(request)
+    if not key:
+        raise _no_key()
+    if not keys.is_admin(key):
+        raise _wrong_key(key)
+
+
+def _no_key() -> Unauthorized:
+    return Unauthorized(
+        "You didn't provide an API key. You need to provide your API key in an Authorization"
+        " header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an api-key"
+        " header."
+    )
+
+
+def _wrong_key(key: str) -> Unauthorized:
+    return Unauthorized(
+        f"Incorrect API key provided: {_masked(key)}. You can find the keys of this server by"
+        " typing: threadmill keys list",
+        code="invalid_api_key",
+    )
 
 
 def _sent_key(request: Request) -> str | None:
@@ -175,10 +243,14 @@ def body(shape: type[S]) -> Any:
     clients send all kinds of it."""
 
     async def read(request: Request) -> S:
-        settings: Settings = request.app.state.runtime.settings
-        return parse(shape, await _read(request, settings.request_body_max_bytes))
+        return parse(shape, await raw_body(request))
 
     return Depends(read)
+
+
+async def raw_body(request: Request) -> bytes:
+    settings: Settings = request.app.state.runtime.settings
+    return await _read(request, settings.request_body_max_bytes)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -197,5 +269,7 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 RuntimeDep = Annotated[Runtime, Depends(_runtime)]
 ExecutorDep = Annotated[Executor, Depends(_executor)]
-EventsDep = Annotated[Events, Depends(_events)]
+CallerDep = Annotated[Caller, Depends(_caller)]
+StreamsDep = Annotated[Streams, Depends(_streams)]
+AdminOnly = Depends(_admin)
 ProjectId = Annotated[str, Depends(_project)]

@@ -22,7 +22,8 @@ class Envelope:
             return
         request_id = ids.new_request_id()
         scope["path"] = _without_azure(scope["path"])
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         started = time.perf_counter()
         has_begun = has_ended = False
 
@@ -36,6 +37,7 @@ class Envelope:
                     (b"x-request-id", request_id.encode()),
                     (b"openai-processing-ms", str(took_ms).encode()),
                     (b"openai-version", b"2020-10-01"),
+                    *state.get("answer_headers", ()),
                 ]
             elif not message.get("more_body", False):
                 has_ended = True

@@ -10,14 +10,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from threadmill import ids
-from threadmill.api.deps import Json, ProjectId, RuntimeDep
+from threadmill.api.deps import CallerDep, Json, ProjectId, RuntimeDep
 from threadmill.api.multipart import Multipart, Part
 from threadmill.blobs import Blobs
 from threadmill.errors import InvalidRequest, TooLarge
 from threadmill.schemas import objects
 from threadmill.schemas.parse import bad_choice, shown
 from threadmill.schemas.queries import FilesPage
+from threadmill.search.expiry import remove_spent_blobs
 from threadmill.store import files
+from threadmill.store.limits import Caller, write_with_room
 from threadmill.store.rows import File
 
 router = APIRouter()
@@ -31,7 +33,7 @@ _FORM_MAX_BYTES = 1024**2  # all of the body that is not the file
 
 
 @router.post("/files")
-async def create_file(project_id: ProjectId, runtime: RuntimeDep, request: Request) -> Json:
+async def create_file(caller: CallerDep, runtime: RuntimeDep, request: Request) -> Json:
     """The bytes go to the blob store as they arrive, even before it is known what they are for:
     the parts come in any order. The row comes last, so that no row lacks its bytes."""
     max_bytes = runtime.settings.file_max_bytes
@@ -40,8 +42,8 @@ async def create_file(project_id: ProjectId, runtime: RuntimeDep, request: Reque
     async with AsyncExitStack() as undo:
         undo.push_async_callback(runtime.blobs.delete, upload.file_id)
         await upload.receive(form, runtime.blobs)
-        row = upload.row(project_id)
-        async with runtime.database.connection() as connection:
+        row = upload.row(caller)
+        async with write_with_room(runtime.database, caller, row.bytes) as connection:
             # A lost connection can hide an INSERT that took effect. From here on we would rather
             # keep bytes without a row than have a row without its bytes.
             undo.pop_all()
@@ -69,7 +71,7 @@ async def delete_file(project_id: ProjectId, runtime: RuntimeDep, file_id: str) 
     _check_id(file_id)
     async with runtime.database.transaction() as connection:
         await files.remove(connection, project_id, file_id)
-    await runtime.blobs.delete(file_id)
+    await remove_spent_blobs(runtime.database, runtime.blobs, [file_id])
     return Json(objects.Deleted(file_id, "file"))
 
 
@@ -124,7 +126,7 @@ class _Upload:
                     code="unknown_parameter",
                 )
 
-    def row(self, project_id: str) -> File:
+    def row(self, caller: Caller) -> File:
         if self._filename is None:
             raise _missing("file")
         if "purpose" not in self._fields:
@@ -137,7 +139,8 @@ class _Upload:
         now = int(time.time())
         return File(
             id=self.file_id,
-            project_id=project_id,
+            project_id=caller.project_id,
+            api_key_id=caller.key_id,
             created_at=now,
             expires_at=now + int(seconds) if seconds is not None else None,
             filename=self._filename,

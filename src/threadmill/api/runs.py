@@ -7,22 +7,24 @@ from fastapi import APIRouter, Request, Response
 
 from threadmill import ids
 from threadmill.api.deps import (
-    EventsDep,
+    CallerDep,
     ExecutorDep,
     Json,
     ProjectId,
     RuntimeDep,
+    StreamsDep,
     body,
 )
-from threadmill.api.sse import EventStream
+from threadmill.api.rate_limits import check_tokens
+from threadmill.api.sse import Streams
 from threadmill.api.threads import brings_documents, make_thread, new_messages
 from threadmill.lifecycle import RunStatus
 from threadmill.runs import start
-from threadmill.runs.events import Events, Voice, channel
+from threadmill.runs.events import Said, Voice
 from threadmill.runs.executor import Executor
 from threadmill.runs.outputs import accept
 from threadmill.schemas import objects
-from threadmill.schemas.queries import RESULT_CONTENT, Page, include
+from threadmill.schemas.queries import RESULT_CONTENT, Page, event_number, include
 from threadmill.schemas.requests import (
     CreateRun,
     CreateThread,
@@ -31,25 +33,26 @@ from threadmill.schemas.requests import (
     SubmitToolOutputs,
 )
 from threadmill.search import resources
-from threadmill.settings import Settings
 from threadmill.store import assistants, runs, threads
-from threadmill.store.rows import Run, Step, Thread
+from threadmill.store.rows import Run
 
 router = APIRouter()
 
 
 @router.post("/threads/{thread_id}/runs")
 async def create_run(
-    project_id: ProjectId,
+    caller: CallerDep,
     runtime: RuntimeDep,
     executor: ExecutorDep,
-    events: EventsDep,
+    streams: StreamsDep,
     thread_id: str,
     wanted: Annotated[CreateRun, body(CreateRun)],
     request: Request,
 ) -> Response:
     ids.check("thread_id", thread_id, "thread")
     ids.check("assistant_id", wanted.assistant_id, "asst")
+    project_id = caller.project_id
+    await check_tokens(request, runtime.database, caller)
     shows_content = RESULT_CONTENT in include(request.query_params.multi_items())
     has_files = any(message.attachments for message in wanted.additional_messages or [])
     database = runtime.database
@@ -73,26 +76,30 @@ async def create_run(
             changed = await resources.with_attachments(
                 connection, project_id, thread.tool_resources, attachments
             )
+        start.hold_to_limits(run, caller)
         start.claim(executor, run, streams=bool(wanted.stream))
-        await runs.create(connection, run, additional, changed)
+        opening = start.opening(run)
+        waiting = None if run.worker else executor.events.row(run.id, opening)
+        await runs.create(connection, run, additional, changed, waiting)
     if has_files:
         await resources.announce_files(runtime)
     if not wanted.stream:
-        return await _queued(run, executor)
-    return await _streamed(
-        run, None, executor, events, runtime.settings, shows_content=shows_content
-    )
+        return await _queued(run, opening, executor)
+    return await _streamed(run, opening, executor, streams, shows_content=shows_content)
 
 
 @router.post("/threads/runs")
 async def create_thread_and_run(
-    project_id: ProjectId,
+    caller: CallerDep,
     runtime: RuntimeDep,
     executor: ExecutorDep,
-    events: EventsDep,
+    streams: StreamsDep,
     wanted: Annotated[CreateThreadAndRun, body(CreateThreadAndRun)],
+    request: Request,
 ) -> Response:
+    project_id = caller.project_id
     ids.check("assistant_id", wanted.assistant_id, "asst")
+    await check_tokens(request, runtime.database, caller)
     async with runtime.database.transaction() as connection:
         assistant = await assistants.get(connection, project_id, wanted.assistant_id)
         given = wanted.normal_tool_resources()
@@ -108,47 +115,48 @@ async def create_thread_and_run(
         )
         ground = runs.Ground(assistant, None, bool(new_thread.messages))
         start.check(run, ground, [], runtime.models)
+        start.hold_to_limits(run, caller)
         start.claim(executor, run, streams=bool(wanted.stream))
-        await runs.create(connection, run, [], None)
+        opening = start.opening(run, thread)
+        waiting = None if run.worker else executor.events.row(run.id, opening)
+        await runs.create(connection, run, [], None, waiting)
     if brings_documents(new_thread):
         await resources.announce_files(runtime)
     if not wanted.stream:
-        return await _queued(run, executor)
-    return await _streamed(run, thread, executor, events, runtime.settings)
+        return await _queued(run, opening, executor)
+    return await _streamed(run, opening, executor, streams)
 
 
-async def _queued(run: Run, executor: Executor) -> Response:
+async def _queued(run: Run, opening: Said, executor: Executor) -> Response:
     """The run is in the database: have it executed, here or wherever there is room."""
-    if run.worker is not None:
-        executor.execute(run)
-    else:
-        await executor.announce_work()
+    await _set_going(run, opening, executor)
     queued = objects.shape(start.as_queued(run), objects.Run)
     return Json(queued, headers=_poll_after(executor))
 
 
 async def _streamed(
-    run: Run,
-    thread: Thread | None,
-    executor: Executor,
-    events: Events,
-    settings: Settings,
-    *,
-    shows_content: bool = False,
+    run: Run, opening: Said, executor: Executor, streams: Streams, *, shows_content: bool = False
 ) -> Response:
-    """The run is in the database: execute it here, where its client listens."""
-    listener = events.listen(channel(run), shows_content=shows_content)
-    voice = Voice(events, channel(run))
-    queued = objects.shape(start.as_queued(run), objects.Run)
-    if thread is not None:
-        voice.say("thread.created", objects.shape(thread, objects.Thread))
-    voice.say("thread.run.created", queued)
-    voice.say("thread.run.queued", queued)
-    voice.send()
-    executor.execute(run)
+    """The same, and its client listens: here if it is executed here, else by the event log."""
+    if run.worker is not None:
+        stream = streams.here(run, shows_content=shows_content)
+    else:
+        stream = streams.elsewhere(run, opening, shows_content=shows_content)
+    await _set_going(run, opening, executor)
     # Let it ask the database for its messages before this answer is written.
     await asyncio.sleep(0)
-    return EventStream(events, channel(run), listener, settings.stream_keep_alive_s)
+    return stream
+
+
+async def _set_going(run: Run, opening: Said, executor: Executor) -> None:
+    if run.worker is not None:
+        voice = Voice(executor.events, run)
+        voice.open(opening)
+        executor.execute(run, voice)
+    if run.slot is not None:
+        await executor.hand_out_slots(run.project_id)
+    elif run.worker is None:
+        await executor.announce_work()
 
 
 @router.get("/threads/{thread_id}/runs")
@@ -218,29 +226,38 @@ async def submit_tool_outputs(
     project_id: ProjectId,
     runtime: RuntimeDep,
     executor: ExecutorDep,
-    events: EventsDep,
+    streams: StreamsDep,
     thread_id: str,
     run_id: str,
     wanted: Annotated[SubmitToolOutputs, body(SubmitToolOutputs)],
 ) -> Response:
     check_ids(thread_id, run_id)
-    streams = bool(wanted.stream)
     async with runtime.database.connection() as connection:
         run = await runs.get(connection, project_id, thread_id, run_id)
-        run, step = await accept(connection, executor, run, wanted.tool_outputs, streams=streams)
-    if not streams:
-        return await _queued(run, executor)
-    listener = events.listen(channel(run))
-    _say_resumed(Voice(events, channel(run)), step, run)
-    executor.execute(run)
-    await asyncio.sleep(0)
-    return EventStream(events, channel(run), listener, runtime.settings.stream_keep_alive_s)
+        run, opening = await accept(
+            connection, executor, run, wanted.tool_outputs, streams=bool(wanted.stream)
+        )
+    if not wanted.stream:
+        return await _queued(run, opening, executor)
+    return await _streamed(run, opening, executor, streams)
 
 
-def _say_resumed(voice: Voice, step: Step, run: Run) -> None:
-    voice.say_step("thread.run.step.completed", step)
-    voice.say("thread.run.queued", objects.shape(start.as_queued(run), objects.Run))
-    voice.send()
+@router.get("/threads/{thread_id}/runs/{run_id}/events")
+async def follow_run(
+    project_id: ProjectId,
+    runtime: RuntimeDep,
+    streams: StreamsDep,
+    thread_id: str,
+    run_id: str,
+    request: Request,
+) -> Response:
+    """The run's events from a number on: those that were said, and those that come."""
+    check_ids(thread_id, run_id)
+    shows_content = RESULT_CONTENT in include(request.query_params.multi_items())
+    after = event_number(request.query_params, request.headers)
+    async with runtime.database.connection() as connection:
+        run = await runs.get(connection, project_id, thread_id, run_id)
+    return await streams.pick_up(run, after, shows_content=shows_content)
 
 
 def check_ids(thread_id: str, run_id: str) -> None:

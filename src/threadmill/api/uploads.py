@@ -11,7 +11,7 @@ import structlog
 from fastapi import APIRouter, Request
 
 from threadmill import ids
-from threadmill.api.deps import Json, ProjectId, RuntimeDep, body
+from threadmill.api.deps import CallerDep, Json, ProjectId, RuntimeDep, body
 from threadmill.api.multipart import Multipart
 from threadmill.blobs import Blobs
 from threadmill.errors import InvalidRequest, NotFound, TooLarge
@@ -22,6 +22,7 @@ from threadmill.schemas.parse import shown
 from threadmill.schemas.requests import UPLOAD_MAX_PARTS, CompleteUpload, CreateUpload
 from threadmill.search.expiry import remove_spent_parts
 from threadmill.store import uploads
+from threadmill.store.limits import check_storage, write_with_room
 from threadmill.store.rows import File, Upload, UploadPart
 
 log = structlog.get_logger()
@@ -36,12 +37,13 @@ _FORM_MAX_BYTES = 64 * 1024  # all of a part's body that is not its data
 
 @router.post("")
 async def create_upload(
-    project_id: ProjectId, runtime: RuntimeDep, wanted: Annotated[CreateUpload, body(CreateUpload)]
+    caller: CallerDep, runtime: RuntimeDep, wanted: Annotated[CreateUpload, body(CreateUpload)]
 ) -> Json:
     now = int(time.time())
     upload = Upload(
         id=ids.new("upload"),
-        project_id=project_id,
+        project_id=caller.project_id,
+        api_key_id=caller.key_id,
         created_at=now,
         expires_at=now + LIFETIME_S,
         status=UploadStatus.PENDING,
@@ -52,28 +54,29 @@ async def create_upload(
         file_expires_after_s=wanted.expires_after.seconds if wanted.expires_after else None,
         file_id=None,
     )
-    async with runtime.database.connection() as connection:
+    async with write_with_room(runtime.database, caller, upload.bytes) as connection:
         await uploads.create(connection, upload)
     return _shown(upload)
 
 
 @router.post("/{upload_id}/parts")
 async def add_upload_part(
-    project_id: ProjectId, runtime: RuntimeDep, upload_id: str, request: Request
+    caller: CallerDep, runtime: RuntimeDep, upload_id: str, request: Request
 ) -> Json:
     """The bytes first, then the row: so that no row lacks its bytes."""
     _check_id(upload_id)
     async with runtime.database.connection() as connection:
-        upload = await uploads.get_pending(connection, project_id, upload_id)
+        upload = await uploads.get_pending(connection, caller.project_id, upload_id)
     form = Multipart(request, max_bytes=PART_MAX_BYTES + _FORM_MAX_BYTES)
     part = UploadPart(ids.new("part"), upload_id, int(time.time()), bytes=0)
     async with AsyncExitStack() as undo:
         undo.push_async_callback(runtime.blobs.delete, part.id)
         part.bytes = await _receive(form, part.id, runtime.blobs)
         async with runtime.database.transaction() as connection:
+            await check_storage(connection, caller, part.bytes, upload_id=upload_id)
             await uploads.add_part(
                 connection,
-                project_id,
+                caller.project_id,
                 part,
                 max_parts=UPLOAD_MAX_PARTS,
                 # A client that lost an answer sends that part again.
@@ -222,6 +225,7 @@ def _file(upload: Upload, file_id: str, sha256: bytes) -> File:
         purpose=upload.purpose,
         bytes=upload.bytes,
         sha256=sha256,
+        api_key_id=upload.api_key_id,
     )
 
 

@@ -31,7 +31,7 @@ _FIRST_WAIT_S = 0.5  # before the second try; doubles from try to try
 _LINGER_S = 1.0  # for usage and [DONE] after the finish reason, and for the end of a body
 _MODEL_LIST_KEPT_S = 10.0
 
-_INVALID = frozenset({400, 413, 422})  # another try or another model would hear the same
+INVALID = frozenset({400, 413, 422})  # another try or another model would hear the same
 _REPEATABLE = frozenset({408, 409, 425, 429})
 
 ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
@@ -86,9 +86,10 @@ class ModelClient:
             self._embedding_endpoint.secrets if self._embedding_endpoint else ()
         )
         self._embedding_slots = asyncio.Semaphore(settings.embedding_max_concurrent_requests)
+        self._usual_timeout = self._timeout(settings.model_idle_timeout_s)
         self._session: aiohttp.ClientSession | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._without_stream_options: set[tuple[str, str]] = set()
+        self.without_stream_options: set[tuple[str, str]] = set()
         self._listed: tuple[float, list[dict[str, Any]]] | None = None
         self._started_at = int(time.time())
 
@@ -96,11 +97,6 @@ class ModelClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
             cookie_jar=aiohttp.DummyCookieJar(),  # one tenant's cookies are nobody else's
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                connect=self._settings.model_connect_timeout_s,
-                sock_read=self._settings.model_idle_timeout_s,
-            ),
             max_line_size=32 * 1024,
             max_field_size=32 * 1024,
         )
@@ -138,7 +134,7 @@ class ModelClient:
                 yield chunks
                 chunks = await answer.read()
         except UpstreamError as failure:
-            record.tries[-1].error = self._words(failure.message)
+            record.tries[-1].error = self.words(failure.message)
             raise self._model_error(failure, record.tries[-1].model) from failure
         finally:
             record.ended_at = time.time()
@@ -157,7 +153,7 @@ class ModelClient:
             served = await self._served_models()
         except UpstreamError as failure:
             if not named:
-                raise Unavailable(self._words(failure.message)) from failure
+                raise Unavailable(self.words(failure.message)) from failure
             served = []
         names = set(self._routes.names)
         models = named + [model for model in served if model["id"] not in names]
@@ -172,7 +168,7 @@ class ModelClient:
         except TimeoutError as error:
             raise self._unreachable(endpoint, error) from error
         except UpstreamError as failure:
-            failure.message = self._words(failure.message)
+            failure.message = self.words(failure.message)
             raise
         return _read_models(answer, self._started_at)
 
@@ -209,7 +205,7 @@ class ModelClient:
                     answer = await self._fetch("POST", endpoint, "embeddings", data)
                 return _read_embeddings(answer, expected=len(texts), dimensions=dimensions)
             except UpstreamError as failure:
-                wait_s = self._wait_after(failure, attempt)
+                wait_s = self.wait_after(failure, attempt)
                 if wait_s is None:
                     raise self._model_error(failure, model) from failure
             await self._sleep(wait_s)
@@ -222,13 +218,13 @@ class ModelClient:
     ) -> tuple["_Answer", list[Chunk]]:
         """Try until something of an answer is there: from then on nothing can be repeated."""
         last: ModelError | None = None
-        for route in self._routes_for(model):
+        for route in self.routes_for(model):
             for attempt in range(1, self._settings.model_max_attempts + 1):
                 try:
                     return await self._begin(route, body, record)
                 except UpstreamError as failure:
                     last = self._model_error(failure, route.model)
-                    wait_s = self._wait_after(failure, attempt)
+                    wait_s = self.wait_after(failure, attempt)
                 if last.code == "invalid_prompt":
                     raise last
                 if wait_s is None:
@@ -237,14 +233,32 @@ class ModelClient:
                 await self._sleep(wait_s)
         raise last or ModelError("server_error", f"No endpoint serves the model '{model}'.")
 
-    def _routes_for(self, model: str) -> list[Route]:
+    def routes_for_embeddings(self, model: str) -> list[Route]:
+        """A model that is named in [models] is there; any other is where ours are made."""
+        if self._routes.is_named(model) or self._embedding_endpoint is None:
+            return self.routes_for(model)
+        return [
+            Route(
+                model=model,
+                upstream_name=model,
+                endpoint=self._embedding_endpoint,
+                max_tokens_parameter="max_tokens",
+                context_window_tokens=self._settings.context_window_tokens,
+                fallbacks=(),
+            )
+        ]
+
+    def routes_for(self, model: str) -> list[Route]:
         first = self.route(model)
         if first is None:
             return []
         routes = [first, *(self.route(name) for name in first.fallbacks)]
         return [route for route in routes if route is not None]
 
-    def _wait_after(self, failure: UpstreamError, attempt: int) -> float | None:
+    async def wait(self, wait_s: float) -> None:
+        await self._sleep(wait_s)
+
+    def wait_after(self, failure: UpstreamError, attempt: int) -> float | None:
         """How long to wait before the next try; None if there is to be none on this model."""
         status, longest_s = failure.status, self._settings.model_max_retry_wait_s
         if attempt >= self._settings.model_max_attempts or failure.code == "insufficient_quota":
@@ -262,14 +276,14 @@ class ModelClient:
     ) -> tuple["_Answer", list[Chunk]]:
         """One try: up to the first chunks, which are never empty."""
         key = (str(route.endpoint), route.upstream_name)
-        with_options = key not in self._without_stream_options
+        with_options = key not in self.without_stream_options
         try:
             return await self._send(route, body, record, with_options=with_options)
         except UpstreamError as failure:
-            refused = failure.status in _INVALID and "stream_options" in failure.message
+            refused = failure.status in INVALID and "stream_options" in failure.message
             if not (with_options and refused):
                 raise
-        self._without_stream_options.add(key)
+        self.without_stream_options.add(key)
         return await self._send(route, body, record, with_options=False)
 
     async def _send(
@@ -283,7 +297,7 @@ class ModelClient:
         answer: _Answer | None = None
         try:
             # A compressed stream arrives when the server's buffer is full, not when it is written.
-            response = await self._request(
+            response = await self.request(
                 "POST",
                 route.endpoint,
                 "chat/completions",
@@ -294,7 +308,7 @@ class ModelClient:
             record.headers_at = time.time()
             this.status = response.status
             if response.status >= 300:
-                raise await _refusal(response)
+                raise await refusal(response)
             chunks = await answer.read()
             record.first_chunk_at = time.time()
             return answer, chunks
@@ -302,19 +316,22 @@ class ModelClient:
             if answer is not None:
                 answer.response.close()
             if isinstance(failure, UpstreamError):
-                this.error = self._words(failure.message)
+                this.error = self.words(failure.message)
             raise
 
     # --- requests ---
 
-    async def _request(
+    async def request(
         self,
         method: str,
         endpoint: Endpoint,
         path: str,
         data: bytes | None,
         headers: dict[str, str],
+        *,
+        silence_max_s: float | None = None,
     ) -> aiohttp.ClientResponse:
+        """`silence_max_s` where it is to be another than for streams. Raises UpstreamError."""
         assert self._session is not None, "the client is not open"
         try:
             return await self._session.request(
@@ -326,9 +343,17 @@ class ModelClient:
                 allow_redirects=False,
                 proxy=endpoint.proxy,
                 proxy_headers=endpoint.proxy_headers,
+                timeout=self._timeout(silence_max_s) if silence_max_s else self._usual_timeout,
             )
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(endpoint, error) from error
+
+    def _timeout(self, silence_max_s: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None,
+            connect=self._settings.model_connect_timeout_s,
+            sock_read=silence_max_s,
+        )
 
     def _unreachable(self, endpoint: Endpoint, error: Exception) -> UpstreamError:
         if isinstance(error, aiohttp.SocketTimeoutError):
@@ -342,10 +367,10 @@ class ModelClient:
 
     async def _fetch(self, method: str, endpoint: Endpoint, path: str, data: bytes | None) -> Any:
         """The JSON of an answer that is not streamed."""
-        response = await self._request(method, endpoint, path, data, {})
+        response = await self.request(method, endpoint, path, data, {})
         try:
             if response.status >= 300:
-                raise await _refusal(response)
+                raise await refusal(response)
             body = await _read_at_most(response, _ANSWER_MAX_BYTES)
             return orjson.loads(body)
         except (aiohttp.ClientError, OSError) as error:
@@ -384,12 +409,12 @@ class ModelClient:
         code: ErrorCode = "server_error"
         if failure.status == 429:
             code = "rate_limit_exceeded"
-        elif failure.status in _INVALID:
+        elif failure.status in INVALID:
             code = "invalid_prompt"
-        words = self._words(f"Model '{model}': {failure.message}")
+        words = self.words(f"Model '{model}': {failure.message}")
         return ModelError(code, words, status=failure.status)
 
-    def _words(self, message: str) -> str:
+    def words(self, message: str) -> str:
         """An upstream's words as clients may read them: without our keys, and not endless."""
         for secret in self._secrets:
             message = message.replace(secret, "[key]")
@@ -467,7 +492,7 @@ def _silent(seconds: float) -> UpstreamError:
     return UpstreamError(f"The endpoint sent nothing for {seconds:g} seconds.")
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> UpstreamError:
+async def refusal(response: aiohttp.ClientResponse) -> UpstreamError:
     """What a status of 300 and above means, in the endpoint's own words."""
     status = response.status
     if 300 <= status < 400:
@@ -484,6 +509,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> UpstreamError:
         status=status,
         code=code,
         retry_after_s=_retry_after_s(response),
+        body=text,
     )
 
 

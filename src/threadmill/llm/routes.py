@@ -65,6 +65,10 @@ class Routes:
             for secret in one.secrets
         }
 
+    def is_named(self, model: str) -> bool:
+        """By an entry of its own or a pattern."""
+        return model in self._entries or any(fnmatchcase(model, one) for one in self._patterns)
+
     def find(self, model: str) -> Route | None:
         if model not in self._known:
             if len(self._known) >= 1000:

@@ -63,9 +63,11 @@ class UpstreamError(Exception):
         status: int | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
+        body: bytes = b"",
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.body = body  # as it was sent, if anything was
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s

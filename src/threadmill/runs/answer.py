@@ -6,6 +6,8 @@ made before its first token.
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -54,6 +56,7 @@ class Writing:
         self._parts: list[_Part] = []
         self._delta_head = b'event: thread.message.delta\ndata: {"id":"%b",' % message.id.encode()
         self._delta_head += b'"object":"thread.message.delta","delta":{"content":['
+        self._delta_of: dict[str, Callable[..., bytes]] = {}  # a piece's event, by the part's kind
         self.has_news = False  # since it was last saved as a draft
 
     def add_images(self, file_ids: list[str]) -> None:
@@ -101,7 +104,7 @@ class Writing:
         self._append("text", segment.text, annotation)
 
     def _append(self, kind: str, piece: str, annotation: Annotation | None) -> None:
-        index, part = self._part(kind)
+        _, part = self._part(kind)
         is_first = not part.pieces
         told: Json | None = None
         if annotation is not None:
@@ -109,30 +112,42 @@ class Writing:
             part.annotations.append(annotation.stored)
         part.pieces.append(piece)
         part.length += len(piece)
-        if self._voice.is_heard:
-            self._voice.say_frame(self._delta_head + _delta(index, kind, piece, is_first, told))
+        make = self._delta_of[kind]
+        if told is None:
+            self._voice.say_piece(make, piece, is_first)
+        elif self._voice.is_heard:
+            self._voice.say_frame(make(piece, is_first, told))
 
     def _part(self, kind: str) -> tuple[int, _Part]:
         for index, part in enumerate(self._parts):
             if part.kind == kind:
                 return index, part
+        index = len(self._parts)
         self._parts.append(_Part(kind))
-        return len(self._parts) - 1, self._parts[-1]
+        self._delta_of[kind] = partial(_delta, self._delta_head, index, kind)
+        return index, self._parts[-1]
 
 
 _DELTA_TAIL = b"]}}\n\n"
 
 
-def _delta(index: int, kind: str, piece: str, is_first: bool, annotation: Json | None) -> bytes:
-    """The rest of a delta's frame. Put together by hand: it is made for every piece of text."""
+def _delta(
+    head: bytes, index: int, kind: str, piece: str, is_first: bool, annotation: Json | None = None
+) -> bytes:
+    """A delta's frame. Put together by hand: it is made for every piece of text."""
     if kind == "refusal":
-        return b'{"index":%d,"type":"refusal","refusal":%b}]}}\n\n' % (index, _encode(piece))
+        return b'%b{"index":%d,"type":"refusal","refusal":%b}]}}\n\n' % (
+            head,
+            index,
+            _encode(piece),
+        )
     annotations = b""
     if annotation is not None:
         annotations = b',"annotations":[%b]' % _encode(annotation)
     elif is_first:
         annotations = b',"annotations":[]'  # in a part's first delta, and then no more
-    return b'{"index":%d,"type":"text","text":{"value":%b%b}}]}}\n\n' % (
+    return b'%b{"index":%d,"type":"text","text":{"value":%b%b}}]}}\n\n' % (
+        head,
         index,
         _encode(piece),
         annotations,

@@ -6,7 +6,7 @@ from typing import Any
 
 from threadmill.errors import NotFound
 from threadmill.llm.client import ModelClient
-from threadmill.runs import budget, code, prompt
+from threadmill.runs import budget, code, prompt, retold
 from threadmill.runs.citations import Source, Sources
 from threadmill.runs.products import Products
 from threadmill.runs.scanner import Kind
@@ -38,18 +38,19 @@ class Context:
         self._history: list[Message] | None = None
         self._steps: list[Step] = []
 
-    async def recover(self) -> Progress:
-        """Learn what earlier executions of the run have done; returns what they left open."""
+    async def recover(self, *, may_be_untold: bool) -> retold.Left:
+        """Learn what earlier executions of the run have done; returns what they have left."""
         async with self._runtime.database.connection() as connection:
             made, self._steps = await runs.open_work(connection, self._run.id)
+            if may_be_untold:
+                left = await retold.left(connection, self._run, made, self._steps)
+            else:
+                left = retold.by_rows(made, self._steps)
         for step in self._steps:
             if step.status == "completed":  # else the model never read what came of its calls
                 self._recall(step)
         self._run.turns = max([self._run.turns, *(step.turn for step in self._steps)])
-        return Progress(
-            messages=[message for message in made if message.status == "in_progress"],
-            steps=[step for step in self._steps if step.status == "in_progress"],
-        )
+        return left
 
     def _recall(self, step: Step) -> None:
         if step.type == "message_creation":

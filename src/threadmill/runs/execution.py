@@ -36,6 +36,7 @@ from threadmill.store import runs
 from threadmill.store.database import Unreachable
 from threadmill.store.rows import Run, Turn
 from threadmill.store.runs import Progress
+from threadmill.store.slots import Slot
 
 Json = dict[str, Any]
 log = structlog.get_logger()
@@ -71,6 +72,9 @@ class Execution:
     def __init__(self, runtime: Runtime, run: Run, voice: Voice, slots: asyncio.Semaphore) -> None:
         self.run = run
         self.interrupt = Interrupt()
+        self.may_begin = asyncio.Event()  # not set while it waits for a slot of its key or project
+        if run.slot != Slot.WAITING:
+            self.may_begin.set()
         self._slots = slots
         self._runtime = runtime
         self._voice = voice
@@ -102,11 +106,13 @@ class Execution:
             self._voice.break_off()
         finally:
             alarm.cancel()
+            self._voice.close()
 
     async def _perform(self) -> None:
         try:
             await self._recover()
             with self.interrupt.may_strike():
+                await self.may_begin.wait()
                 await self._slots.acquire()
             try:
                 await self._begin()
@@ -134,7 +140,9 @@ class Execution:
         be closed waits for no slot."""
         run = self.run
         if run.claims > 1:  # somebody was here before us
-            self._left_open = await self._context.recover()
+            left = await self._context.recover(may_be_untold=not self._voice.is_opened)
+            self._left_open = left.open
+            self._say_closed(left.untold)
         if run.status == RunStatus.CANCELLING:
             raise Interrupted(Reason.CANCEL)
         if run.expires_at <= time.time():
@@ -149,10 +157,12 @@ class Execution:
             )
         if run.status == RunStatus.QUEUED:
             run.started_at = int(time.time())
-        if self._left_open.steps or run.status == RunStatus.QUEUED:
+        left_open = self._left_open
+        if left_open.messages or left_open.steps or run.status == RunStatus.QUEUED:
             self._close_left_open(StepStatus.FAILED, "run_failed")
-            await self._advance(RunStatus.IN_PROGRESS, self._left_open)
+            await self._advance(RunStatus.IN_PROGRESS, left_open)
             self._left_open = Progress()
+            self._say_closed(left_open)
         self._voice.say("thread.run.in_progress", objects.shape(run, objects.Run))
         self._voice.send()
         toolbox = self._context.toolbox
@@ -298,12 +308,14 @@ class Execution:
     async def _search_files(self, call: Call, at: int) -> Json:
         options = self._context.toolbox.options(call.name)
         with self.interrupt.may_strike():
-            return await self._search.use(
+            given = await self._search.use(
                 call.details,
                 options,
                 call.arguments,
                 wanted_m=self._context.prompt_length + 1 + at,
             )
+        self.run.file_search_calls += 1
+        return given
 
     async def _run_code(self, answer: Answer, call: CodeCall) -> Json:
         self._running, call.has_news = call, False
@@ -319,6 +331,7 @@ class Execution:
         finally:
             self._running = None
         answer.end_call(call)
+        self.run.code_interpreter_calls += 1
         return given
 
     async def _close_turn(self, answer: Answer) -> None:

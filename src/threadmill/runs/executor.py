@@ -6,16 +6,17 @@ look; the look is what counts.
 
 import asyncio
 import time
+from contextlib import suppress
 
 import structlog
 
 from threadmill.lifecycle import RunStatus
-from threadmill.runs.events import Events, Voice, channel
+from threadmill.runs.events import Events, Voice
 from threadmill.runs.execution import UNKNOWN_FAULT, Execution
 from threadmill.runs.interrupt import Reason
 from threadmill.runtime import Runtime
-from threadmill.store import notify, runs, workers
-from threadmill.store.database import connect
+from threadmill.store import notify, runs, slots, workers
+from threadmill.store.database import Unreachable, connect
 from threadmill.store.rows import Run
 from threadmill.store.runs import Progress
 
@@ -24,16 +25,19 @@ log = structlog.get_logger()
 _LOOK_EVERY_S = 1.0
 _CLAIM_AT_ONCE = 50
 _POLL_AFTER_MS = 50
+_FOLLOWERS_COME_WITHIN_S = 5.0  # or have come, of a run that was asked for elsewhere
 _CANCEL = "cancel:"
 _WORK = "work"
+_SLOT = "slot:"
 
 
 class Executor:
     def __init__(self, runtime: Runtime, events: Events) -> None:
         self.name = runtime.name
         self._runtime = runtime
-        self._events = events
+        self.events = events
         self._executions: dict[str, Execution] = {}
+        self._waiting: dict[str, Execution] = {}  # those that hold no slot of their project yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(runtime.settings.max_concurrent_runs)
         self._work = asyncio.Event()
@@ -43,8 +47,18 @@ class Executor:
 
     @property
     def has_room(self) -> bool:
-        limit = self._runtime.settings.max_concurrent_runs
-        return self._accepts and len(self._tasks) < limit
+        settings = self._runtime.settings
+        taken = len(self._tasks) - len(self._waiting)
+        return self._accepts and settings.executor and taken < settings.max_concurrent_runs
+
+    def begins(self, run: Run) -> bool:
+        """Whether a run that is asked for here need not wait for anything."""
+        return self.has_room and run.slot is None
+
+    def takes(self, run: Run, *, streams: bool) -> bool:
+        """Whether it is executed here in any case: also where its client could not follow it
+        elsewhere."""
+        return self.begins(run) or (streams and self.events.log is None)
 
     @property
     def poll_after_ms(self) -> int:
@@ -52,14 +66,18 @@ class Executor:
         answers keep the process from giving them."""
         return min(_POLL_AFTER_MS + 2 * len(self._tasks), 1000)
 
-    def execute(self, run: Run) -> None:
+    def execute(self, run: Run, voice: Voice | None = None) -> None:
         """Begin with a run that is claimed in the name of this executor; where there is no room it
-        waits here, for the client that streams it listens here."""
-        voice = Voice(self._events, channel(run))
+        waits here. `voice` is given where the run was asked for here."""
+        if voice is None:
+            voice = Voice(self.events, run)
+            voice.expect_followers(_FOLLOWERS_COME_WITHIN_S)
         execution = Execution(self._runtime, run, voice, self._slots)
         if earlier := self._executions.get(run.id):
             earlier.interrupt.fire(Reason.LOST)  # it lost the run, which has come back here
         self._executions[run.id] = execution
+        if not execution.may_begin.is_set():
+            self._waiting[run.id] = execution
         task = asyncio.create_task(self._perform(execution), name=run.id)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -70,6 +88,23 @@ class Executor:
             self._work.set()
         else:
             await self._hint(_WORK)
+
+    async def hand_out_slots(self, project_id: str) -> None:
+        """Let waiting runs of the project go on, as many as its limits have room for."""
+        async with self._runtime.database.transaction() as connection:
+            handed_out = await slots.hand_out(connection, project_id)
+        for run_id, worker in handed_out:
+            if worker is not None and not self._begin(run_id):
+                await self._hint(_SLOT + run_id)
+        if any(worker is None for _, worker in handed_out):
+            await self.announce_work()
+
+    def _begin(self, run_id: str) -> bool:
+        """Whether it was here that it waited for its slot."""
+        execution = self._waiting.pop(run_id, None)
+        if execution is not None:
+            execution.may_begin.set()
+        return execution is not None
 
     async def announce_cancel(self, run_id: str) -> None:
         """A run was moved to `cancelling`: interrupt it, wherever it is."""
@@ -87,6 +122,8 @@ class Executor:
             if execution:
                 execution.interrupt.fire(Reason.CANCEL)
             self._work.set()
+        elif message.startswith(_SLOT):
+            self._begin(message.removeprefix(_SLOT))
 
     # --- services: each runs until it is cancelled ---
 
@@ -137,6 +174,17 @@ class Executor:
                 over = await runs.claim_over(connection, self.name, _CLAIM_AT_ONCE)
             for run in over:
                 self.execute(run)
+            await self._look_after_slots()
+
+    async def _look_after_slots(self) -> None:
+        """What hints should have done already, and what a changed limit has made room for."""
+        async with self._runtime.database.connection() as connection:
+            waited_for = await slots.projects_waiting(connection)
+            if self._waiting:
+                for run_id in await slots.taken(connection, list(self._waiting)):
+                    self._begin(run_id)
+        for project_id in waited_for:
+            await self.hand_out_slots(project_id)
 
     async def save_drafts(self) -> None:
         """Save half-written messages now and then, for readers and for the case of a crash."""
@@ -160,18 +208,16 @@ class Executor:
         self._accepts = True
 
     async def drain(self) -> None:
-        """Take nothing new, and let what runs here finish for `drain_timeout_s`."""
+        """Take nothing new, let what runs here finish for `drain_timeout_s`, and hand back what is
+        left."""
         self._accepts = False
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._runtime.settings.drain_timeout_s)
+        await self._hand_back_all()
 
     async def stop(self) -> None:
-        """Hand back what still runs here."""
         self._accepts = False
-        for execution in self._executions.values():
-            execution.interrupt.fire(Reason.HAND_BACK)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._runtime.settings.run_lease_s)
+        await self._hand_back_all()
 
     async def leave(self) -> None:
         """This process holds nothing any more, and is no longer counted on."""
@@ -180,8 +226,15 @@ class Executor:
 
     # --- what they share ---
 
+    async def _hand_back_all(self) -> None:
+        for execution in self._executions.values():
+            execution.interrupt.fire(Reason.HAND_BACK)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._runtime.settings.run_lease_s)
+
     async def _claim(self) -> bool:
-        room = self._runtime.settings.max_concurrent_runs - len(self._tasks)
+        taken = len(self._tasks) - len(self._waiting)
+        room = self._runtime.settings.max_concurrent_runs - taken
         async with self._runtime.database.connection() as connection:
             claimed = await runs.claim(connection, self.name, min(room, _CLAIM_AT_ONCE))
         for run in claimed:
@@ -198,9 +251,13 @@ class Executor:
         finally:
             if self._executions.get(run.id) is execution:
                 del self._executions[run.id]
-            self._events.end(channel(run))
+            if self._waiting.get(run.id) is execution:
+                del self._waiting[run.id]
             if len(self._tasks) >= self._runtime.settings.max_concurrent_runs:
                 self._work.set()  # there is room again
+        if run.slot is not None:
+            with suppress(Unreachable):  # then the next sweep does it
+                await self.hand_out_slots(run.project_id)
 
     async def _give_up(self, run: Run) -> None:
         """Our own fault, and even the regular way to fail has failed: end it with nothing else."""

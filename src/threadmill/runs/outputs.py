@@ -2,9 +2,15 @@
 
 import time
 
+import msgspec
+
 from threadmill.errors import InvalidRequest
 from threadmill.lifecycle import RunStatus, StepStatus
+from threadmill.runs import events
+from threadmill.runs.events import Said, frame
 from threadmill.runs.executor import Executor
+from threadmill.runs.start import as_queued
+from threadmill.schemas import objects
 from threadmill.schemas.requests import ToolOutput
 from threadmill.store import runs
 from threadmill.store.database import Connection
@@ -18,8 +24,8 @@ async def accept(
     outputs: list[ToolOutput],
     *,
     streams: bool,
-) -> tuple[Run, Step]:
-    """The resumed run and the step that is complete now. Of two who submit at once one wins."""
+) -> tuple[Run, Said]:
+    """The resumed run, and what its followers hear of that. Of two who submit at once one wins."""
     if run.status != RunStatus.REQUIRES_ACTION:
         raise _refused(run.status)
     if run.expires_at <= time.time():
@@ -28,17 +34,29 @@ async def accept(
     if step is None:  # somebody was faster between our two looks
         return await _lost(connection, run)
     _fill_in(step, outputs)
+    step.status, step.completed_at, step.expires_at = StepStatus.COMPLETED, int(time.time()), None
+    opening = _opening(run, step)
+    worker = executor.name if executor.takes(run, streams=streams) else None
     resumed = await runs.resume(
         connection,
         run,
         step,
-        to=RunStatus.IN_PROGRESS if executor.has_room else RunStatus.QUEUED,
-        worker=executor.name if executor.has_room or streams else None,
+        to=RunStatus.IN_PROGRESS if executor.begins(run) else RunStatus.QUEUED,
+        worker=worker,
+        opening=None if worker else executor.events.row(run.id, opening),
     )
     if resumed is None:
         return await _lost(connection, run)
-    step.status, step.completed_at, step.expires_at = StepStatus.COMPLETED, int(time.time()), None
-    return resumed, step
+    return resumed, opening
+
+
+def _opening(run: Run, step: Step) -> Said:
+    queued = as_queued(msgspec.structs.replace(run, required_action=None))
+    frames = [
+        frame("thread.run.step.completed", objects.shape(step, objects.StepWithContent)),
+        frame("thread.run.queued", objects.shape(queued, objects.Run)),
+    ]
+    return events.opening(run.claims + 1, frames)
 
 
 def _fill_in(step: Step, outputs: list[ToolOutput]) -> None:
@@ -56,7 +74,7 @@ def _fill_in(step: Step, outputs: list[ToolOutput]) -> None:
         calls[output.tool_call_id]["function"]["output"] = output.output or ""
 
 
-async def _lost(connection: Connection, run: Run) -> tuple[Run, Step]:
+async def _lost(connection: Connection, run: Run) -> tuple[Run, Said]:
     now = await runs.get(connection, run.project_id, run.thread_id, run.id)
     raise _refused(now.status)
 

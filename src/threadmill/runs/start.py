@@ -9,12 +9,17 @@ from threadmill import ids
 from threadmill.errors import InvalidRequest
 from threadmill.lifecycle import RunStatus
 from threadmill.llm.client import ModelClient
+from threadmill.runs import events
+from threadmill.runs.events import Said, frame
 from threadmill.runs.executor import Executor
+from threadmill.schemas import objects
 from threadmill.schemas.requests import CreateRun, CreateThreadAndRun, RunFields, names_missing_tool
 from threadmill.store import runs
+from threadmill.store.limits import Caller
 from threadmill.store.messages import NewMessage
-from threadmill.store.rows import Assistant, Run
+from threadmill.store.rows import Assistant, Run, Thread
 from threadmill.store.runs import Ground
+from threadmill.store.slots import Slot
 
 Json = dict[str, Any]
 
@@ -87,13 +92,28 @@ def check(run: Run, ground: Ground, additional: list[NewMessage], models: ModelC
         )
 
 
+def hold_to_limits(run: Run, caller: Caller) -> None:
+    """Those of whoever starts it; to be called before `claim`."""
+    run.api_key_id = caller.key_id
+    run.is_metered = bool(caller.token_bounds)
+    run.slot = Slot.WAITING if caller.is_run_bound else None
+
+
 def claim(executor: Executor, run: Run, *, streams: bool) -> None:
-    """Let this process execute the run, before it is written down: where it has room, and in any
-    case if the client streams it from here. Else it waits in the queue for whoever has room."""
-    if executor.has_room:
+    """Let this process execute the run, before it is written down, if it takes it. Else it waits in
+    the queue for whoever has room."""
+    if executor.begins(run):
         run.status, run.started_at = RunStatus.IN_PROGRESS, int(time.time())
-    if executor.has_room or streams:
+    if executor.takes(run, streams=streams):
         run.worker, run.claims, run.attempts = executor.name, 1, 1
+
+
+def opening(run: Run, thread: Thread | None = None) -> Said:
+    queued = objects.shape(as_queued(run), objects.Run)
+    frames = [frame("thread.run.created", queued), frame("thread.run.queued", queued)]
+    if thread is not None:
+        frames.insert(0, frame("thread.created", objects.shape(thread, objects.Thread)))
+    return events.opening(1, frames)
 
 
 def as_queued(run: Run) -> Run:

@@ -16,6 +16,12 @@ def shape(row: Any, wanted: type[Shape]) -> Shape:
     return msgspec.convert(row, wanted, from_attributes=True)
 
 
+def plain(row: msgspec.Struct) -> Json:
+    """As it is, for answers that are not the original's."""
+    shown: Json = msgspec.to_builtins(row)
+    return shown
+
+
 class Assistant(msgspec.Struct):
     id: str
     created_at: int
@@ -246,6 +252,46 @@ class FileContent(msgspec.Struct):
     has_more: bool = False
     next_page: str | None = None
     object: str = "vector_store.file_content.page"
+
+
+class WebhookEndpoint(msgspec.Struct):
+    id: str
+    created_at: int
+    updated_at: int
+    name: str
+    url: str
+    event_types: list[str]
+    signing_secret_hint: str
+    # Ours: what became of it.
+    status: str  # enabled or disabled
+    disabled_reason: str | None
+    failing_since: int | None
+    signing_secret: str | msgspec.UnsetType = msgspec.UNSET  # once, when it was made
+    object: str = "webhook_endpoint"
+
+
+class WebhookDelivery(msgspec.Struct):
+    id: str  # the event's
+    created_at: int
+    webhook_endpoint_id: str
+    event_type: str
+    status: str
+    attempts: int
+    next_attempt_at: int | None
+    ended_at: int | None
+    last_status_code: int | None
+    last_error: str | None
+    object: str = "webhook_endpoint.delivery"
+
+
+class Event(msgspec.Struct):
+    """What a webhook endpoint is sent."""
+
+    id: str
+    created_at: int
+    type: str
+    data: Any
+    object: str = "event"
 
 
 class Page(msgspec.Struct):

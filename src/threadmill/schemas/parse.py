@@ -62,7 +62,7 @@ class Shape(BaseModel):
 
 def parse(shape: type[M], raw: bytes) -> M:
     """Check a request body. Raises InvalidRequest and nothing else."""
-    body = _decode(raw)
+    body = decode(raw)
     try:
         parsed = shape.model_validate(body)
     except ValidationError as error:
@@ -123,7 +123,8 @@ def bad_choice(value: object, supported: list[str]) -> str:
 # --- the body ---
 
 
-def _decode(raw: bytes) -> dict[str, Any]:
+def decode(raw: bytes) -> dict[str, Any]:
+    """Raises InvalidRequest for what is no JSON object."""
     if not raw.strip():
         return {}
     try:

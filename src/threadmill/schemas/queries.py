@@ -66,6 +66,22 @@ def include(query: Iterable[tuple[str, str]]) -> frozenset[str]:
     return frozenset(asked)
 
 
+def event_number(query: Mapping[str, str], headers: Mapping[str, str]) -> int:
+    """Behind which event a stream is picked up: `after`, or else the header that browsers send when
+    they come back; -1 for the beginning."""
+    for sent, name in ((query.get("after"), "after"), (headers.get("last-event-id"), None)):
+        if sent:
+            if not re.fullmatch(r"[0-9]{1,18}", sent):
+                raise InvalidRequest(
+                    f"Invalid '{name or 'Last-Event-ID'}': expected the number of an event, but got"
+                    f" '{shown(sent)}' instead.",
+                    param=name,
+                    code="invalid_value",
+                )
+            return int(sent)
+    return -1
+
+
 def object_id(query: Mapping[str, str], name: str, prefix: str) -> str | None:
     value = query.get(name)
     return ids.check(name, value, prefix) if value else None
@@ -91,28 +107,33 @@ def _purpose(query: Mapping[str, str]) -> str | None:
 
 
 def _limit(query: Mapping[str, str], *, default: int, largest: int) -> int:
-    sent = query.get("limit")
+    return whole(query, "limit", default=default, largest=largest)
+
+
+def whole(query: Mapping[str, str], name: str, *, default: int, largest: int) -> int:
+    """A number from 1 to `largest`."""
+    sent = query.get(name)
     if not sent:
         return default
     if not re.fullmatch(r"[+-]?[0-9]+", sent):
         raise InvalidRequest(
-            "Invalid type for 'limit': expected an integer, but got a string instead.",
-            param="limit",
+            f"Invalid type for '{name}': expected an integer, but got a string instead.",
+            param=name,
             code="invalid_type",
         )
     # int() itself refuses thousands of digits.
     limit = int(sent) if len(sent) < 20 else int(sent[0] + "9" * 20)
     if limit > largest:
-        raise _out_of_range("above maximum", f"<= {largest}", "integer_above_max_value", sent)
+        raise _out_of_range(name, "above maximum", f"<= {largest}", "integer_above_max_value", sent)
     if limit < 1:
-        raise _out_of_range("below minimum", ">= 1", "integer_below_min_value", sent)
+        raise _out_of_range(name, "below minimum", ">= 1", "integer_below_min_value", sent)
     return limit
 
 
-def _out_of_range(side: str, bound: str, code: str, sent: str) -> InvalidRequest:
+def _out_of_range(name: str, side: str, bound: str, code: str, sent: str) -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid 'limit': integer {side} value. Expected a value {bound}, but got {shown(sent)} "
+        f"Invalid '{name}': integer {side} value. Expected a value {bound}, but got {shown(sent)} "
         "instead.",
-        param="limit",
+        param=name,
         code=code,
     )

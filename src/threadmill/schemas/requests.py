@@ -5,7 +5,7 @@ absent. `normal...()` give what is stored and answered: plain JSON with the orig
 """
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -855,3 +855,46 @@ class CompleteUpload(Shape):
         list[str], Field(min_length=1, max_length=UPLOAD_MAX_PARTS, fail_fast=True), _STRINGS
     ]
     md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = None
+
+
+# --- webhooks ---
+
+# Of those that the original's own webhooks had, none fits; named as the events of streams are.
+EventType = Literal[
+    "thread.run.requires_action",
+    "thread.run.completed",
+    "thread.run.incomplete",
+    "thread.run.failed",
+    "thread.run.cancelled",
+    "thread.run.expired",
+    "vector_store.file.completed",
+    "vector_store.file.failed",
+    "vector_store.file.cancelled",
+]
+EVENT_TYPES: list[str] = list(get_args(EventType))
+EventTypes = Annotated[
+    list[EventType], Field(min_length=1, max_length=len(EVENT_TYPES), fail_fast=True), _STRINGS
+]
+EndpointName = Annotated[str, Field(min_length=1, max_length=256)]
+EndpointUrl = Annotated[WebAddress, Field(max_length=2048)]
+
+
+class CreateWebhookEndpoint(Shape):
+    name: EndpointName
+    url: EndpointUrl
+    event_types: EventTypes
+
+
+class ModifyWebhookEndpoint(Shape):
+    name: EndpointName | None = None
+    url: EndpointUrl | None = None
+    event_types: EventTypes | None = None
+    status: Literal["enabled", "disabled"] | None = None  # ours
+
+
+class RotateWebhookSecret(Shape):
+    keep_old_secret_active_for_24_hours: bool | None = None
+
+
+class TestWebhookEndpoint(Shape):
+    event_type: EventType

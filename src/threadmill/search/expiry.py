@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from threadmill.blobs import Blobs
 from threadmill.runtime import Runtime
 from threadmill.store import files, uploads, vector_stores
+from threadmill.store.database import Database
 
 _LOOK_EVERY_S = 60.0
 _AT_ONCE = 100
@@ -15,6 +17,7 @@ async def sweep(runtime: Runtime) -> None:
     while True:
         for remove in (
             remove_expired_files,
+            remove_spent_bytes,
             expire_uploads,
             remove_spent_parts,
             clear_expired_stores,
@@ -26,10 +29,26 @@ async def sweep(runtime: Runtime) -> None:
 async def remove_expired_files(runtime: Runtime) -> int:
     """Remove some of them; returns how many."""
     async with runtime.database.transaction() as connection:
-        expired = await files.remove_expired(connection, _AT_ONCE)
-    for file_id in expired:
-        await runtime.blobs.delete(file_id)
-    return len(expired)
+        return len(await files.remove_expired(connection, _AT_ONCE))
+
+
+async def remove_spent_bytes(runtime: Runtime) -> int:
+    return await remove_spent_blobs(runtime.database, runtime.blobs)
+
+
+async def remove_spent_blobs(
+    database: Database, blobs: Blobs, file_ids: list[str] | None = None
+) -> int:
+    """Remove the bytes of files whose rows are gone: some of them, or of those files alone. Their
+    names go last: what a crash has left, the next sweep finds."""
+    async with database.connection() as connection:
+        spent = await files.spent_blobs(connection, _AT_ONCE, file_ids)
+    for file_id in spent:
+        await blobs.delete(file_id)
+    if spent:
+        async with database.connection() as connection:
+            await files.forget_blobs(connection, spent)
+    return len(spent)
 
 
 async def expire_uploads(runtime: Runtime) -> int:

@@ -74,8 +74,7 @@ async def list_page(
 
 
 async def remove(connection: Connection, project_id: str, file_id: str) -> None:
-    """Wants a transaction. The bytes are the caller's to delete, after it: a row never points to
-    bytes that are gone."""
+    """Wants a transaction. The bytes are gone once `spent_blobs` were looked after."""
     await get(connection, project_id, file_id)
     # Threads before files: a message that brings a file locks them in this order.
     await _detach(connection, [project_id], [file_id])
@@ -88,26 +87,85 @@ async def remove(connection: Connection, project_id: str, file_id: str) -> None:
     ):
         raise missing(file_id)  # somebody else was faster
     await vector_stores.detach_everywhere(connection, [file_id])
-    await query.execute(connection, "DELETE FROM files WHERE id = %(id)s", scope)
+    await _delete(connection, [file_id])
 
 
 async def remove_expired(connection: Connection, limit: int) -> list[str]:
-    """Remove up to `limit` files that have expired; their ids, whose bytes are the caller's to
-    delete once the transaction that this wants is over."""
+    """Remove up to `limit` files that have expired; their ids. Wants a transaction."""
     cursor = await connection.execute(
         f"SELECT id, project_id FROM files WHERE NOT {_ALIVE}"
         " ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED",
         {"limit": limit},
     )
-    expired = await cursor.fetchall()
-    file_ids = [file_id for file_id, _ in expired]
-    if expired:
+    return await _remove(connection, await cursor.fetchall())
+
+
+async def remove_old(
+    connection: Connection, project_id: str, made_before: int, limit: int
+) -> list[File]:
+    """Remove up to `limit` files of that age that nothing needs. Wants a transaction."""
+    old = await query.many(
+        connection,
+        File,
+        f"SELECT {_COLUMNS} FROM files WHERE {OLD} ORDER BY seq LIMIT %(limit)s"
+        " FOR UPDATE SKIP LOCKED",
+        {"project_id": project_id, "made_before": made_before, "limit": limit},
+    )
+    await _remove(connection, [(file.id, file.project_id) for file in old])
+    return old
+
+
+# What an assistant works with, or can be searched in a vector store that has not expired, is needed
+# however old it is.
+OLD = """
+    project_id = %(project_id)s AND created_at < %(made_before)s
+    AND NOT EXISTS (
+        SELECT FROM vector_store_files AS held
+            JOIN vector_stores AS stores ON stores.id = held.vector_store_id
+        WHERE held.id = files.id
+            AND (stores.expires_at IS NULL OR stores.expires_at > extract(epoch FROM now()))
+    )
+    AND id NOT IN (
+        SELECT named.id FROM assistants,
+            json_array_elements_text(tool_resources #> '{code_interpreter,file_ids}') AS named (id)
+        WHERE assistants.project_id = %(project_id)s
+    )
+"""
+
+
+async def _remove(connection: Connection, found: list[Any]) -> list[str]:
+    file_ids = [file_id for file_id, _ in found]
+    if found:
         await vector_stores.detach_everywhere(connection, file_ids)
-        await query.execute(
-            connection, "DELETE FROM files WHERE id = ANY(%(ids)s)", {"ids": file_ids}
-        )
-        await _detach(connection, sorted({project_id for _, project_id in expired}), file_ids)
+        await _delete(connection, file_ids)
+        await _detach(connection, sorted({project_id for _, project_id in found}), file_ids)
     return file_ids
+
+
+async def _delete(connection: Connection, file_ids: list[str]) -> None:
+    await query.execute(
+        connection,
+        "WITH removed AS (DELETE FROM files WHERE id = ANY(%(ids)s) RETURNING id)"
+        " INSERT INTO spent_blobs (id) SELECT id FROM removed",
+        {"ids": file_ids},
+    )
+
+
+async def spent_blobs(
+    connection: Connection, limit: int, file_ids: list[str] | None = None
+) -> list[str]:
+    """The ids of bytes whose file is gone: of these files, or of any."""
+    of_files = "" if file_ids is None else " WHERE id = ANY(%(ids)s)"
+    cursor = await connection.execute(
+        f"SELECT id FROM spent_blobs{of_files} LIMIT %(limit)s", {"ids": file_ids, "limit": limit}
+    )
+    return [file_id for (file_id,) in await cursor.fetchall()]
+
+
+async def forget_blobs(connection: Connection, file_ids: list[str]) -> None:
+    await query.execute(
+        connection, "DELETE FROM spent_blobs WHERE id = ANY(%(ids)s)", {"ids": file_ids}
+    )
 
 
 async def _detach(connection: Connection, project_ids: list[str], file_ids: list[str]) -> None:

@@ -51,7 +51,7 @@ async def page(
             where.append(f"seq {sign} (SELECT seq FROM {table} WHERE {of_scope})")
     direction = "DESC" if newest_first != backwards else "ASC"
     statement = (
-        f"SELECT {columns(row)} FROM {table} WHERE {' AND '.join(where)}"
+        f"SELECT {columns(row)} FROM {table} WHERE {' AND '.join(where) or 'true'}"
         f" ORDER BY seq {direction} LIMIT %(limit)s"
     )
     values = scope | {

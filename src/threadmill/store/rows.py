@@ -5,6 +5,7 @@ messages is read on every look at a thread.
 """
 
 import builtins
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,14 @@ class Project(msgspec.Struct):
     id: str
     name: str
     created_at: int
+    archived_at: int | None = None
+    max_requests_per_minute: int | None = None
+    max_tokens_per_minute: int | None = None
+    max_concurrent_runs: int | None = None
+    max_stored_bytes: int | None = None
+    threads_max_age_days: int | None = None
+    files_max_age_days: int | None = None
+    requests_max_age_days: int | None = None
 
 
 class ApiKey(msgspec.Struct):
@@ -29,6 +38,10 @@ class ApiKey(msgspec.Struct):
     created_at: int
     last_used_at: int | None
     revoked_at: int | None
+    max_requests_per_minute: int | None = None
+    max_tokens_per_minute: int | None = None
+    max_concurrent_runs: int | None = None
+    max_stored_bytes: int | None = None
 
 
 class Assistant(msgspec.Struct):
@@ -113,6 +126,11 @@ class Run(msgspec.Struct):
     attempts: int = 0
     turns: int = 0
     queued_at: float = 0.0
+    api_key_id: str | None = None
+    is_metered: bool = False
+    slot: str | None = None
+    file_search_calls: int = 0
+    code_interpreter_calls: int = 0
 
     @property
     def has_ended(self) -> bool:
@@ -165,6 +183,7 @@ class File(msgspec.Struct):
     purpose: str
     bytes: int
     sha256: builtins.bytes
+    api_key_id: str | None = None
 
 
 class Upload(msgspec.Struct):
@@ -179,6 +198,7 @@ class Upload(msgspec.Struct):
     bytes: int
     file_expires_after_s: int | None
     file_id: str | None
+    api_key_id: str | None = None
 
 
 class UploadPart(msgspec.Struct):
@@ -225,6 +245,50 @@ class FileBatch(msgspec.Struct):
     vector_store_id: str
     created_at: int
     cancelled_at: int | None
+
+
+class WebhookEndpoint(msgspec.Struct):
+    id: str
+    project_id: str
+    created_at: int
+    updated_at: int
+    name: str
+    url: str
+    event_types: list[str]
+    secret: str
+    old_secret: str | None
+    old_secret_until: int | None
+    failing_since: int | None
+    disabled_at: int | None
+    disabled_reason: str | None
+
+
+class WebhookDelivery(msgspec.Struct):
+    webhook_endpoint_id: str
+    id: str
+    created_at: int
+    event_type: str
+    subject: Json
+    status: str
+    attempts: int
+    due_at: datetime | None
+    ended_at: int | None
+    last_status_code: int | None
+    last_error: str | None
+
+
+class IdempotencyKey(msgspec.Struct):
+    project_id: str
+    key: str
+    request: str
+    fingerprint: bytes | None
+    seed: bytes
+    worker: str | None
+    claims: int
+    status: int | None
+    content_type: str | None
+    body: bytes | None
+    found_at: str | None
 
 
 def usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> Json:

@@ -13,7 +13,7 @@ from psycopg.types.json import Json, Jsonb
 
 from threadmill.errors import InvalidRequest, not_found
 from threadmill.lifecycle import ENDED, RunStatus, StepStatus, sources
-from threadmill.store import messages, query
+from threadmill.store import limits, messages, query, run_events, usage
 from threadmill.store.database import Connection
 from threadmill.store.messages import NewMessage
 from threadmill.store.page import Cursor, page
@@ -61,26 +61,32 @@ async def ground(
 
 
 async def create(
-    connection: Connection, run: Run, additional: list[NewMessage], tool_resources: Any | None
+    connection: Connection,
+    run: Run,
+    additional: list[NewMessage],
+    tool_resources: Any | None,
+    opening: run_events.Row | None = None,
 ) -> None:
     """Insert the run and lock its thread, appending `additional` messages; sets the thread's
-    `tool_resources` where they are given.
+    `tool_resources` where they are given, and tells the `opening` where nobody holds the run yet.
 
     Raises NotFound for the thread, InvalidRequest if another run is active there.
     """
     values = _values(run)
     resources = "" if tool_resources is None else ", tool_resources = %(thread_resources)s"
     added = f", added AS ({messages.ADD} CROSS JOIN thread)" if additional else ""
+    opened = run_events.opened("thread") if opening else ""
     created = await query.value(
         connection,
         "WITH thread AS (UPDATE threads SET active_run_id = %(id)s, last_run_status = %(status)s,"
         " active_at = %(created_at)s,"
         f" first_user_text = coalesce(first_user_text, %(first_user_text)s){resources}"
         " WHERE id = %(thread_id)s AND project_id = %(project_id)s AND active_run_id IS NULL"
-        f" RETURNING id){added}"
+        f" RETURNING id){added}{opened}"
         f" INSERT INTO runs ({', '.join(values)})"
         f" SELECT {', '.join(f'%({name})s' for name in values)} FROM thread RETURNING id",
         values
+        | (msgspec.structs.asdict(opening) if opening else {})
         | {
             "first_user_text": messages.first_user_text(additional),
             "thread_resources": Json(tool_resources),
@@ -186,11 +192,18 @@ async def request_cancel(
 
 
 async def resume(
-    connection: Connection, run: Run, step: Step, *, to: RunStatus, worker: str | None
+    connection: Connection,
+    run: Run,
+    step: Step,
+    *,
+    to: RunStatus,
+    worker: str | None,
+    opening: run_events.Row | None = None,
 ) -> Run | None:
     """Hand the tool outputs in `step` to a run that waits for them; None if it no longer does.
 
-    With a `worker` it is claimed for that executor in the same statement.
+    With a `worker` it is claimed for that executor in the same statement; without, it waits in the
+    queue, and the `opening` is told.
     """
     now = int(time.time())
     values: dict[str, Any] = {"id": run.id, "claims": run.claims, "to": to.value, "now": now}
@@ -204,7 +217,7 @@ async def resume(
         connection,
         Run,
         f"WITH run AS (UPDATE runs SET status = %(to)s, required_action = NULL,"
-        f" queued_at = %(answered_at)s{claim}"
+        f" queued_at = %(answered_at)s, slot = CASE WHEN slot = 'taken' THEN 'waiting' END{claim}"
         # Under the claim that was looked at: else outputs could meet a later round of calls.
         " WHERE id = %(id)s AND claims = %(claims)s AND status = 'requires_action'"
         " AND expires_at > %(now)s"
@@ -213,8 +226,10 @@ async def resume(
         " WHERE steps.id = %(step_id)s), answered AS (UPDATE turns"
         " SET record = record || jsonb_build_object('answered_at', %(answered_at)s::float8)"
         " FROM run"
-        " WHERE turns.run_id = run.id AND turns.turn = %(turn)s) SELECT * FROM run",
+        " WHERE turns.run_id = run.id AND turns.turn = %(turn)s)"
+        f"{run_events.opened('run') if opening else ''} SELECT * FROM run",
         values
+        | (msgspec.structs.asdict(opening) if opening else {})
         | {
             "step_id": step.id,
             "step_details": Json(step.step_details),
@@ -235,7 +250,7 @@ async def claim(connection: Connection, worker: str, room: int) -> list[Run]:
         Run,
         "WITH due AS (SELECT id AS due_id FROM runs"
         " WHERE worker IS NULL AND status IN ('queued', 'in_progress', 'cancelling')"
-        " ORDER BY seq LIMIT %(room)s FOR UPDATE SKIP LOCKED)"
+        " AND slot IS DISTINCT FROM 'waiting' ORDER BY seq LIMIT %(room)s FOR UPDATE SKIP LOCKED)"
         " UPDATE runs SET worker = %(worker)s, claims = claims + 1, attempts = attempts + 1,"
         " started_at = CASE WHEN status = 'queued' THEN %(now)s ELSE started_at END,"
         " status = CASE WHEN status = 'queued' THEN 'in_progress' ELSE status END"
@@ -252,14 +267,20 @@ async def claim_over(connection: Connection, worker: str, room: int) -> list[Run
         Run,
         "WITH due AS (SELECT id AS due_id FROM runs"
         " WHERE (status = 'requires_action' AND expires_at <= %(now)s)"
-        " OR (worker IS NULL AND status IN ('queued', 'in_progress', 'cancelling')"
-        " AND (status = 'cancelling' OR expires_at <= %(now)s))"
+        f" OR {_OVER} AND slot IS DISTINCT FROM 'waiting'"
+        f" OR {_OVER} AND slot IS NOT NULL"  # each with an index of its own
         " LIMIT %(room)s FOR UPDATE SKIP LOCKED)"
         " UPDATE runs SET worker = %(worker)s, claims = claims + 1, required_action = NULL,"
         " status = CASE WHEN status = 'requires_action' THEN 'in_progress' ELSE status END"
         f" FROM due WHERE id = due_id RETURNING {_COLUMNS}",
         {"worker": worker, "room": room, "now": int(time.time())},
     )
+
+
+_OVER = (
+    "worker IS NULL AND status IN ('queued', 'in_progress', 'cancelling')"
+    " AND (status = 'cancelling' OR expires_at <= %(now)s)"
+)
 
 
 async def hand_back(connection: Connection, run_id: str, claims: int) -> None:
@@ -278,6 +299,17 @@ async def held(connection: Connection, worker: str) -> dict[str, tuple[int, str]
         "SELECT id, claims, status FROM runs WHERE worker = %(worker)s", {"worker": worker}
     )
     return {run_id: (claims, status) for run_id, claims, status in await cursor.fetchall()}
+
+
+async def standing(connection: Connection, run_ids: list[str]) -> dict[str, Run]:
+    """How the runs stand, of any project; those that are gone are left out."""
+    found = await query.many(
+        connection,
+        Run,
+        f"SELECT {_COLUMNS} FROM runs WHERE id = ANY(%(run_ids)s)",
+        {"run_ids": run_ids},
+    )
+    return {run.id: run for run in found}
 
 
 async def status_under_claim(connection: Connection, run: Run) -> str | None:
@@ -325,6 +357,9 @@ async def advance(connection: Connection, run: Run, to: RunStatus, progress: Pro
         "reasoning_tokens": run.reasoning_tokens,
         "attempts": run.attempts,
         "turns": run.turns,
+        "file_search_calls": run.file_search_calls,
+        "code_interpreter_calls": run.code_interpreter_calls,
+        "now": int(time.time()),
     }
     if progress.messages:
         parts.append(_SAVE_MESSAGES)
@@ -339,23 +374,33 @@ async def advance(connection: Connection, run: Run, to: RunStatus, progress: Pro
         values["record"] = Jsonb(progress.turn.record)
     if ended:
         parts.append(_FREE_THREAD)
-        parts.append(_COUNT_USAGE)
-        values["now"] = int(time.time())
+    if ended or progress.turn:
+        parts.append(usage.count_run(to if ended else None))
+        if run.is_metered:
+            parts += [_SPENT, limits.SPEND]
     return (
         await query.value(connection, f"WITH {', '.join(parts)} SELECT id FROM run", values)
     ) is not None
 
 
 _MOVE = (
-    "run AS (UPDATE runs SET status = %(to)s, worker = %(worker)s, started_at = %(started_at)s,"
+    # What the row said before, for the usage: only what was not written down already is added.
+    # Locked, or of two tries of one write both could find the same.
+    "before AS (SELECT id AS before_id,"
+    f" {', '.join(f'{name} AS before_{name}' for name in usage.COUNTED)}"
+    " FROM runs WHERE id = %(id)s FOR NO KEY UPDATE),"
+    " run AS (UPDATE runs SET status = %(to)s, worker = %(worker)s, started_at = %(started_at)s,"
     " cancelled_at = %(cancelled_at)s, failed_at = %(failed_at)s, completed_at = %(completed_at)s,"
     " required_action = %(required_action)s, last_error = %(last_error)s,"
     " incomplete_details = %(incomplete_details)s, prompt_tokens = %(prompt_tokens)s,"
     " completion_tokens = %(completion_tokens)s, cached_tokens = %(cached_tokens)s,"
-    " reasoning_tokens = %(reasoning_tokens)s, turns = %(turns)s, attempts = %(attempts)s"
-    " WHERE id = %(id)s AND claims = %(claims)s AND worker IS NOT NULL"
+    " reasoning_tokens = %(reasoning_tokens)s, turns = %(turns)s, attempts = %(attempts)s,"
+    " file_search_calls = %(file_search_calls)s,"
+    " code_interpreter_calls = %(code_interpreter_calls)s FROM before"
+    " WHERE runs.id = before_id AND claims = %(claims)s AND worker IS NOT NULL"
     " AND status = ANY(%(sources)s)"
-    " RETURNING id, thread_id, project_id, assistant_id, model, status)"
+    " RETURNING id, thread_id, project_id, api_key_id, assistant_id, model, status,"
+    f" {', '.join(f'{name} - before_{name} AS more_{name}' for name in usage.COUNTED)})"
 )
 
 
@@ -384,16 +429,9 @@ _FREE_THREAD = (
     " active_at = %(now)s FROM run WHERE threads.id = run.thread_id"
     " AND threads.active_run_id = run.id)"
 )
-_COUNT_USAGE = (
-    "counted AS (INSERT INTO usage_daily AS daily (project_id, day, assistant_id, model, runs,"
-    " prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens)"
-    " SELECT project_id, (to_timestamp(%(now)s) AT TIME ZONE 'UTC')::date, assistant_id, model, 1,"
-    " %(prompt_tokens)s, %(completion_tokens)s, %(cached_tokens)s, %(reasoning_tokens)s FROM run"
-    " ON CONFLICT (project_id, day, assistant_id, model) DO UPDATE SET runs = daily.runs + 1,"
-    " prompt_tokens = daily.prompt_tokens + excluded.prompt_tokens,"
-    " completion_tokens = daily.completion_tokens + excluded.completion_tokens,"
-    " cached_tokens = daily.cached_tokens + excluded.cached_tokens,"
-    " reasoning_tokens = daily.reasoning_tokens + excluded.reasoning_tokens)"
+_SPENT = (
+    "spent AS (SELECT project_id, api_key_id, more_prompt_tokens + more_completion_tokens AS tokens"
+    " FROM run)"
 )
 
 

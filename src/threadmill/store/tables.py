@@ -25,6 +25,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     text,
@@ -33,6 +34,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from threadmill.lifecycle import (
     ACTIVE,
+    DeliveryStatus,
     FileStatus,
     MessageStatus,
     RunStatus,
@@ -60,6 +62,20 @@ def _seq() -> Column[int]:
     return Column("seq", BigInteger, Identity(always=False), nullable=False)
 
 
+def _positive(name: str, kind: type[Integer]) -> tuple[Column[int], CheckConstraint]:
+    return Column(name, kind), CheckConstraint(f"{name} > 0", name=name)
+
+
+def _limits() -> list[Column[int] | CheckConstraint]:
+    """Of a key and of a project alike; null where there is none."""
+    return [
+        *_positive("max_requests_per_minute", BigInteger),
+        *_positive("max_tokens_per_minute", BigInteger),
+        *_positive("max_concurrent_runs", BigInteger),
+        *_positive("max_stored_bytes", BigInteger),
+    ]
+
+
 _ACTIVE = f"status IN ({', '.join(sorted(repr(status.value) for status in ACTIVE))})"
 _NO_JSON = text("'{}'")
 
@@ -67,14 +83,24 @@ projects = Table(
     "projects",
     metadata,
     Column("id", Text, primary_key=True),
+    _seq(),
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
+    Column("archived_at", BigInteger),  # its keys are refused from then on
+    *_limits(),
+    # What is older goes: threads by their last use, files and the kept requests by their making.
+    *_positive("threads_max_age_days", Integer),
+    *_positive("files_max_age_days", Integer),
+    *_positive("requests_max_age_days", Integer),
+    # The kept requests of runs made before are gone: where the next sweep begins.
+    Column("requests_removed_until", BigInteger, nullable=False, server_default=text("0")),
 )
 
 api_keys = Table(
     "api_keys",
     metadata,
     Column("id", Text, primary_key=True),
+    _seq(),
     Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
     Column("name", Text, nullable=False),
     Column("hint", Text, nullable=False),  # its first and last characters, to tell keys apart
@@ -82,6 +108,8 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("last_used_at", BigInteger),
     Column("revoked_at", BigInteger),
+    *_limits(),
+    Index(None, "project_id", "seq"),
 )
 
 assistants = Table(
@@ -195,6 +223,14 @@ runs = Table(
     ),  # since the last progress
     Column("turns", Integer, nullable=False, server_default=text("0")),
     Column("queued_at", Double, nullable=False),  # last, in Unix seconds with fractions
+    Column("api_key_id", Text),  # by which it was started; null for static keys
+    # Whether its tokens are taken from the minute's budget of its key or project.
+    Column("is_metered", Boolean, nullable=False, server_default=text("false")),
+    # Null where nothing limits how many run at once (store/slots.py).
+    Column("slot", Text),
+    Column("file_search_calls", Integer, nullable=False, server_default=text("0")),
+    Column("code_interpreter_calls", Integer, nullable=False, server_default=text("0")),
+    CheckConstraint("slot IN ('waiting', 'taken')", name="slot"),
     CheckConstraint(_one_of("status", RunStatus), name="status"),
     CheckConstraint(
         "(required_action IS NOT NULL) = (status = 'requires_action')", name="required_action"
@@ -215,8 +251,19 @@ runs = Table(
         "seq",
         postgresql_where=text(
             "worker IS NULL AND status IN ('queued', 'in_progress', 'cancelling')"
+            " AND slot IS DISTINCT FROM 'waiting'"
         ),
     ),
+    # What counts towards a limit of runs at once, or waits for it.
+    Index(
+        "runs_slots_idx",
+        "project_id",
+        "seq",
+        postgresql_where=text(
+            "slot IS NOT NULL AND status IN ('queued', 'in_progress', 'cancelling')"
+        ),
+    ),
+    Index("runs_created_at_idx", "created_at", postgresql_using="brin"),  # for retention
     Index("runs_held_idx", "worker", postgresql_where=text("worker IS NOT NULL")),
     Index("runs_waiting_idx", "expires_at", postgresql_where=text("status = 'requires_action'")),
 )
@@ -299,6 +346,7 @@ files = Table(
     Column("purpose", Text, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", LargeBinary, nullable=False),
+    Column("api_key_id", Text),  # by which it came; null for static keys and for files of runs
     Index(None, "project_id", "seq"),
     Index(None, "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
 )
@@ -317,9 +365,15 @@ uploads = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("file_expires_after_s", Integer),
     Column("file_id", Text),  # once it is completed
+    Column("api_key_id", Text),
     CheckConstraint(_one_of("status", UploadStatus), name="status"),
+    Index(None, "project_id", postgresql_where=text("status = 'pending'")),
     Index(None, "expires_at", postgresql_where=text("status = 'pending'")),
 )
+
+# Bytes whose row is gone, until they are gone too: whoever removes the row of a file puts its id
+# here in the same transaction, so that no crash leaves bytes that nobody knows of.
+spent_blobs = Table("spent_blobs", metadata, Column("id", Text, primary_key=True))
 
 upload_parts = Table(
     "upload_parts",
@@ -473,16 +527,136 @@ postings = Table(
     Index(None, "segment_id"),
 )
 
-usage_daily = Table(
-    "usage_daily",
+# What runs have said, for those who follow them from elsewhere or come back (store/run_events.py).
+# Not written to the log of Postgres: it costs a fraction, and is empty after Postgres has crashed.
+# No foreign key, for it would be looked up for every row.
+run_events = Table(
+    "run_events",
+    metadata,
+    Column("run_id", Text, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("is_end", Boolean, nullable=False),
+    Column("frames", LargeBinary, nullable=False),
+    Column("written_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    PrimaryKeyConstraint("run_id", "last_seq"),
+    Index(None, "written_at", postgresql_using="brin"),
+    prefixes=["UNLOGGED"],
+)
+
+# How much of the minute's requests and tokens a key or project has used (store/limits.py).
+# Unlogged: it waits for no disk, and what is lost when Postgres crashes is one minute's count.
+rate_buckets = Table(
+    "rate_buckets",
+    metadata,
+    Column("subject", Text, primary_key=True),  # the id of a key or project
+    Column("kind", Text, primary_key=True),  # requests, tokens
+    Column("interval_ns", BigInteger, nullable=False),  # in which one of them comes back
+    Column("full_at_ns", BigInteger, nullable=False),  # when all of them are back, in Unix time
+    prefixes=["UNLOGGED"],
+)
+
+# A day begins at midnight UTC. Calls outside of runs have no assistant: ''.
+usage_days = Table(
+    "usage_days",
     metadata,
     Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
     Column("day", Date, primary_key=True),
     Column("assistant_id", Text, primary_key=True),
     Column("model", Text, primary_key=True),
-    Column("runs", BigInteger, nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("completion_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
+    # Runs of one assistant that end together write to different rows: else their commits would wait
+    # for each other.
+    Column("shard", SmallInteger, primary_key=True),
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in (
+            "model_requests",
+            "prompt_tokens",
+            "completion_tokens",
+            "cached_tokens",
+            "reasoning_tokens",
+            "file_search_calls",
+            "code_interpreter_calls",
+            "runs_completed",
+            "runs_incomplete",
+            "runs_failed",
+            "runs_cancelled",
+            "runs_expired",
+        )
+    ),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _seq(),
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event_types", ARRAY(Text), nullable=False),
+    Column("secret", Text, nullable=False),  # as it is: what signs has to be known
+    Column("old_secret", Text),  # signs too, for a while after a rotation
+    Column("old_secret_until", BigInteger),
+    Column("failing_since", BigInteger),  # null: the last delivery got through
+    Column("disabled_at", BigInteger),
+    Column("disabled_reason", Text),
+    Index(None, "project_id", "seq"),
+)
+
+# The outbox: what is to be told, to whom. A trigger on `runs` and on `vector_store_files` writes it
+# (see the migration), so that no move is ever made without its event.
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column(
+        "webhook_endpoint_id",
+        Text,
+        ForeignKey("webhook_endpoints.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("id", Text, primary_key=True),  # the event's: all endpoints get the same
+    _seq(),
+    Column("project_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("subject", JSON, nullable=False),  # the row of the run or file, as the move left it
+    Column("status", Text, nullable=False, server_default=text("'pending'")),
+    # Counts every taking up, as `claims` does elsewhere; who takes it up puts `due_at` behind the
+    # time that a try may take.
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", DateTime(timezone=True)),
+    Column("ended_at", BigInteger),
+    Column("last_status_code", Integer),
+    Column("last_error", Text),
+    CheckConstraint(_one_of("status", DeliveryStatus), name="status"),
+    CheckConstraint("(status = 'pending') = (due_at IS NOT NULL)", name="due_at"),
+    CheckConstraint("(status = 'pending') = (ended_at IS NULL)", name="ended_at"),
+    Index(None, "webhook_endpoint_id", "seq"),
+    Index(None, "due_at", postgresql_where=text("status = 'pending'")),
+    Index(None, "ended_at", postgresql_where=text("status <> 'pending'")),
+)
+
+# What was answered to requests that carried an Idempotency-Key.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("request", Text, nullable=False),  # method and path
+    Column("fingerprint", LargeBinary),  # SHA-256 of the body; of a form known at its end only
+    Column("seed", LargeBinary, nullable=False),  # of the ids that the request gives out
+    Column("worker", Text),  # the process that is at it; null: none, the next try goes on
+    Column("leased_until", DateTime(timezone=True), nullable=False),
+    Column("claims", Integer, nullable=False, server_default=text("1")),
+    # The answer, once there is one.
+    Column("status", Integer),
+    Column("content_type", Text),
+    Column("body", LargeBinary),
+    Column("found_at", Text),  # instead of a body: where the answer can be read
+    Index(None, "created_at"),
+    Index(None, "worker", postgresql_where=text("worker IS NOT NULL")),
 )

@@ -8,7 +8,7 @@ from psycopg.types.json import Json, Jsonb
 
 from threadmill import ids
 from threadmill.errors import not_found
-from threadmill.store import messages, query
+from threadmill.store import messages, query, run_events
 from threadmill.store.database import Connection
 from threadmill.store.messages import NewMessage
 from threadmill.store.page import Cursor, page
@@ -108,6 +108,8 @@ async def remove(connection: Connection, project_id: str, thread_id: str) -> str
                 scope | {"removed": removed},
             )
             if active_run_id is not None:
+                if removed:
+                    await run_events.forget(connection, removed)
                 return active_run_id or None
             raise Rollback
         await get(connection, project_id, thread_id)
