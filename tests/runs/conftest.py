@@ -1,6 +1,7 @@
 """A conversation to test with: an assistant, a thread with one question, and the raw stream."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import openai
 import pytest
@@ -38,7 +39,9 @@ async def workshop(
 ) -> AsyncIterator[Archive]:
     """A server with a sandbox that tests share, all in the loop of the session."""
     folder = tmp_path_factory.mktemp("workshop")
-    changes = {"docker_hosts": [engine], "sandbox_cell_timeout_s": 20.0}
+    changes: dict[str, Any] = {"docker_hosts": [engine], "sandbox_cell_timeout_s": 20.0}
+    # Where no encodings are at hand, tokens are estimated, and a long code is taken for many.
+    changes["context_window_tokens"] = 4_000_000
     async with shared_server(postgres, template, folder, **changes) as workshop:
         yield workshop
 
