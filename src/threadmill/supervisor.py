@@ -65,7 +65,9 @@ async def supervise(
                 for task in keeping:
                     task.cancel()
                 await asyncio.gather(*keeping, return_exceptions=True)
-                patience_s = settings.drain_timeout_s + LAST_WORDS_S + _KILL_AFTER_S
+                listening.close()  # the children have it as long as they take connections
+                drain_s = settings.drain_delay_s + settings.drain_timeout_s
+                patience_s = drain_s + LAST_WORDS_S + _KILL_AFTER_S
                 await asyncio.gather(*(child.stop(patience_s) for child in children))
 
 
