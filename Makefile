@@ -43,9 +43,9 @@ compose-test: $(VENV)/.tests ## docker-compose.yml for real; LOCAL_IMAGES=1 wher
 
 lock: $(VENV)/.tests ## Pin the newest versions that pyproject.toml admits
 	$(BIN)/uv pip compile -q --upgrade --universal --no-emit-index-url --no-header \
-		--python-version 3.11 pyproject.toml -o requirements.lock
+		--python-version 3.11 --extra otel pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --upgrade --universal --no-emit-index-url --no-header \
-		--python-version 3.11 pyproject.toml --group dev -o requirements-dev.lock
+		--python-version 3.11 --extra otel pyproject.toml --group dev -o requirements-dev.lock
 	$(BIN)/uv pip compile -q --upgrade --universal --no-emit-index-url --no-header \
 		--python-version 3.12 --only-binary :all: \
 		sandbox-image/requirements.in -o sandbox-image/requirements.txt

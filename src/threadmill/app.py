@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from threadmill.api import (
     files,
     health,
     messages,
+    metrics,
     models,
     organization,
     passthrough,
@@ -36,6 +37,7 @@ from threadmill.api.envelope import Envelope
 from threadmill.api.health import Readiness
 from threadmill.api.idempotency import Idempotency
 from threadmill.api.joined_writes import JoinedWritesProtocol
+from threadmill.api.metrics import Scrapes, Siblings
 from threadmill.api.sse import Streams
 from threadmill.errors import (
     SERVER_FAULT,
@@ -60,9 +62,10 @@ class NotSafe(Exception):
     """The settings would open the server to everybody."""
 
 
-def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
-    # Its documentation pages would know nothing of the bodies, which FastAPI does not read.
-    app = FastAPI(openapi_url=None, redirect_slashes=False)
+def create_app(
+    runtime: Runtime, worker: Worker, keys: Keys, siblings: Siblings | None = None
+) -> ASGIApp:
+    app = _new_app()
     app.state.runtime = runtime
     app.state.worker = worker
     app.state.keys = keys
@@ -70,6 +73,7 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     app.state.streams = Streams(
         worker.events, worker.followers, runtime.settings.stream_keep_alive_s
     )
+    app.state.scrapes = Scrapes(runtime, siblings)
     # Runs before threads: /threads/runs is not a thread whose id is "runs".
     for room in (
         assistants,
@@ -87,14 +91,40 @@ def create_app(runtime: Runtime, worker: Worker, keys: Keys) -> ASGIApp:
     ):
         app.include_router(room.router, prefix="/v1")
     app.include_router(health.router)
+    app.include_router(metrics.router)
     if runtime.settings.admin_key is not None:
         app.include_router(organization.router, prefix="/v1")
     app.add_middleware(Idempotency)
-    app.add_exception_handler(ApiError, _render)
-    app.add_exception_handler(HTTPException, _render_http)
-    app.add_exception_handler(Unreachable, _render_database_away)
-    app.add_exception_handler(Exception, _render_fault)
-    return Envelope(app)
+    _render_errors(app)
+    return _in_envelope(app, runtime)
+
+
+def create_watched_app(runtime: Runtime, keys: Keys) -> ASGIApp:
+    """Of a process that does its work without HTTP: how it is, and nothing else."""
+    app = _new_app()
+    app.state.runtime = runtime
+    app.state.keys = keys
+    app.state.readiness = Readiness(runtime)
+    app.state.scrapes = Scrapes(runtime)
+    app.include_router(health.router)
+    app.include_router(metrics.router)
+    _render_errors(app)
+    return _in_envelope(app, runtime)
+
+
+def _new_app() -> FastAPI:
+    return FastAPI(
+        # Its documentation pages would know nothing of the bodies, which FastAPI does not read.
+        openapi_url=None,
+        redirect_slashes=False,
+        # The envelope does it, and shows no bodies. Versions that trace nothing pass over this.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+
+
+def _in_envelope(app: ASGIApp, runtime: Runtime) -> ASGIApp:
+    logs_requests = runtime.settings.log_requests
+    return Envelope(app, runtime.metrics, runtime.traces, logs_requests=logs_requests)
 
 
 class Served(msgspec.Struct):
@@ -106,15 +136,17 @@ class Served(msgspec.Struct):
 
 @asynccontextmanager
 async def served(
-    settings: Settings, listening: socket.socket | None = None
+    settings: Settings,
+    listening: socket.socket | None = None,
+    siblings: Siblings | None = None,
 ) -> AsyncIterator[Served]:
     """A server that answers while the block runs. Afterwards no new request is taken, streams and
     runs have `drain_timeout_s` to end, and what is left of the runs is handed back. `listening` is
-    a socket that somebody else has bound.
+    a socket that somebody else has bound, `siblings` are those who listen there, too.
 
     Raises NotSafe, OSError for a port that is taken, and what `open_runtime` raises.
     """
-    with listening or bind(settings) as listening:
+    with listening or bind(settings.host, settings.port) as listening:
         async with open_runtime(settings) as runtime:
             keys = Keys(settings, runtime.database)
             await _check_safety(settings, keys)
@@ -122,7 +154,9 @@ async def served(
             await worker.start()
             try:
                 demanded = await keys.are_demanded()
-                async with _answering(create_app(runtime, worker, keys), listening, worker):
+                app = create_app(runtime, worker, keys, siblings)
+                among_them = siblings.listening(runtime.metrics) if siblings else nullcontext()
+                async with among_them, _answering(app, listening, worker):
                     yield Served(_address(listening), runtime, worker, demanded)
             finally:
                 await worker.stop()
@@ -133,6 +167,7 @@ async def serve(
     *,
     on_start: Callable[[Served], None],
     inherited: int | None = None,
+    siblings: Siblings | None = None,
 ) -> str | None:
     """Serve until a signal comes, or until a part of the process dies: then say which.
 
@@ -142,7 +177,7 @@ async def serve(
     if inherited is not None:
         listening = socket.socket(fileno=inherited)
         listening.setblocking(False)
-    async with served(settings, listening) as server:
+    async with served(settings, listening, siblings) as server:
         on_start(server)
         end = await _until_the_end(server.worker, has_parent=inherited is not None)
         server.runtime.is_ending = True  # and /readyz says so, while requests are still taken
@@ -157,12 +192,27 @@ async def work(settings: Settings, *, on_start: Callable[[], None]) -> str | Non
         worker = Worker(runtime)
         await worker.start()
         try:
-            on_start()
-            end = await _until_the_end(worker)
-            await worker.drain()
-            return end
+            async with _watched(runtime, worker):
+                on_start()
+                end = await _until_the_end(worker)
+                await worker.drain()
+                return end
         finally:
             await worker.stop()
+
+
+@asynccontextmanager
+async def _watched(runtime: Runtime, worker: Worker) -> AsyncIterator[None]:
+    """Answers those who watch over it, where there is a port for that."""
+    settings = runtime.settings
+    if settings.metrics_port is None:
+        yield
+        return
+    keys = Keys(settings, runtime.database)
+    with bind(settings.host, settings.metrics_port) as listening:
+        async with _answering(create_watched_app(runtime, keys), listening, worker):
+            log.info("metrics_are_served", address=_address(listening))
+            yield
 
 
 async def _until_the_end(worker: Worker, *, has_parent: bool = False) -> str | None:
@@ -222,13 +272,13 @@ async def _answering(app: ASGIApp, listening: socket.socket, worker: Worker) -> 
         await asyncio.gather(answering, worker.drain())
 
 
-def bind(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sends without delay only where the protocol is named; else every answer waits 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((settings.host, settings.port))
+        listening.bind((host, port))
         listening.listen(2048)
     except OSError:
         listening.close()
@@ -243,6 +293,13 @@ def _address(listening: socket.socket) -> str:
 
 
 # --- how errors leave ---
+
+
+def _render_errors(app: FastAPI) -> None:
+    app.add_exception_handler(ApiError, _render)
+    app.add_exception_handler(HTTPException, _render_http)
+    app.add_exception_handler(Unreachable, _render_database_away)
+    app.add_exception_handler(Exception, _render_fault)
 
 
 async def _render(request: Request, error: Exception) -> Response:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -14,8 +13,9 @@ import structlog
 import typer
 from pydantic import ValidationError
 
-from threadmill import __version__, doctor, retention, supervisor
+from threadmill import __version__, doctor, logs, retention, supervisor
 from threadmill import app as server
+from threadmill.api.metrics import Siblings
 from threadmill.blobs import Blobs
 from threadmill.demo import transcript
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
@@ -82,6 +82,7 @@ def serve(
     ] = None,
     number: Annotated[int | None, typer.Option(hidden=True)] = None,
     socket: Annotated[int | None, typer.Option(hidden=True)] = None,
+    folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Start the server; without THREADMILL_DATABASE_URL with a Postgres of its own."""
     settings = _settings(host=host, port=port, executor=executor)
@@ -93,8 +94,10 @@ def serve(
     if workers > 1:
         _supervise(settings, workers)
         return
-    if number is not None:
+    siblings = None
+    if number is not None and folder is not None:
         structlog.contextvars.bind_contextvars(process=number)
+        siblings = Siblings(folder, number)
 
     def greet(started: server.Served) -> None:
         address = started.address
@@ -108,7 +111,7 @@ def serve(
         sys.stdout.flush()
         _freeze()
 
-    _run(server.serve(settings, on_start=greet, inherited=socket))
+    _run(server.serve(settings, on_start=greet, inherited=socket, siblings=siblings))
 
 
 def _supervise(settings: Settings, workers: int) -> None:
@@ -200,7 +203,7 @@ def check() -> None:
 @commands.command()
 def demo() -> None:
     """Hold streamed conversations with a scripted stand-in for a model, and print them."""
-    _set_up_log(Settings.model_construct(log_level="warning"))
+    logs.set_up(Settings.model_construct(log_level="warning"))
     _run(transcript.show(print))
 
 
@@ -412,7 +415,7 @@ def _settings(**given: Any) -> Settings:
             for error in wrong.errors()
         ]
         _fail("\n".join(lines))
-    _set_up_log(settings)
+    logs.set_up(settings)
     return settings
 
 
@@ -433,28 +436,6 @@ def _freeze() -> None:
     hold up all streams for tens of milliseconds."""
     gc.collect()
     gc.freeze()
-
-
-def _set_up_log(settings: Settings) -> None:
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    is_json = settings.log_format == "json"
-    # What libraries say through the standard library, in the same place.
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            *(
-                [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-                if is_json
-                else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -14,10 +14,12 @@ from threadmill.blobs import Blobs
 from threadmill.embedded_postgres import EmbeddedPostgres
 from threadmill.llm.client import ModelClient
 from threadmill.llm.tokens import TokenCounter
+from threadmill.metrics import Metrics
 from threadmill.sandbox.sessions import Sandboxes
 from threadmill.settings import Settings
 from threadmill.store import migrate
 from threadmill.store.database import Database
+from threadmill.traces import Traces
 
 log = structlog.get_logger()
 
@@ -32,6 +34,8 @@ class Runtime(msgspec.Struct):
     sandboxes: Sandboxes
     postgres: EmbeddedPostgres | None  # None: the database is somebody else's
     is_ending: bool = False  # a signal came: what is there is finished, and then it stops
+    metrics: Metrics = msgspec.field(default_factory=Metrics)
+    traces: Traces = msgspec.field(default_factory=Traces)
 
 
 class OldSchema(Exception):
@@ -58,9 +62,24 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         tokens = TokenCounter(settings.data_dir / "tiktoken", settings.tokenizer_download_timeout_s)
         # Never the same twice: a process that comes back must not find itself alive.
         name = f"{socket.gethostname()}:{os.getpid()}:{ids.new('w', 8)}"
-        sandboxes = Sandboxes(settings, database, name)
+        metrics = Metrics(settings.models)
+        metrics.watch_database(database.use)
+        traces = Traces(name)
+        stack.push_async_callback(traces.close)
+        sandboxes = Sandboxes(settings, database, name, metrics)
         stack.callback(sandboxes.close)
-        yield Runtime(name, settings, database, blobs, models, tokens, sandboxes, postgres)
+        yield Runtime(
+            name,
+            settings,
+            database,
+            blobs,
+            models,
+            tokens,
+            sandboxes,
+            postgres,
+            metrics=metrics,
+            traces=traces,
+        )
 
 
 async def check_schema(url: str, *, may_upgrade: bool) -> None:

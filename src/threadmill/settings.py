@@ -140,6 +140,13 @@ class Settings(BaseSettings):
     sandbox_engine_timeout_s: float = Field(default=20, gt=0)
     sandbox_output_max_files: int = Field(default=50, ge=0)  # kept of what one cell has written
 
+    # --- watching it ---
+    # What /metrics wants as a bearer token. Without it /metrics is as open as the API: it answers
+    # as long as no API key is demanded, and then no more.
+    metrics_key: SecretStr | None = None
+    # Where `threadmill worker`, which has no other port, answers /metrics; unset: nowhere.
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    log_requests: bool = False  # a line for every request, not only for those that fail
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 

@@ -12,6 +12,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
 
 import structlog
 
@@ -41,13 +42,16 @@ async def supervise(
 
     `options` are those of the children's own `serve`.
     """
-    with bind(settings) as listening:
+    with (
+        bind(settings.host, settings.port) as listening,
+        TemporaryDirectory(prefix="threadmill-") as folder,  # where they find each other
+    ):
         listening.set_inheritable(True)
         async with _database(settings) as (url, died):
             environment = os.environ | {"THREADMILL_DATABASE_URL": url}
-            socket = ["--socket", str(listening.fileno())]
+            shared = ["--socket", str(listening.fileno()), "--folder", folder]
             children = [
-                _Child(number, [*options, *socket], environment, listening.fileno())
+                _Child(number, [*options, *shared], environment, listening.fileno())
                 for number in range(1, count + 1)
             ]
             stopped = _stopped()

@@ -52,6 +52,7 @@ class Worker:
         await self.executor.start()
         for service in (
             self._hints.run,
+            self._runtime.metrics.watch_event_loop,
             *self._log_services(),
             self.deliveries.send_due,
             self.deliveries.sweep,

@@ -11,6 +11,7 @@ from typing import Any
 import docker
 
 from runs.wire import eventually
+from threadmill.metrics import Metrics
 from threadmill.sandbox.docker import Engine
 from threadmill.sandbox.session import CellEnd, Image, Output, Session, Text
 from threadmill.sandbox.sessions import Sandboxes
@@ -56,7 +57,7 @@ class Yard:
         async with self.database.connection() as connection:
             await workers.renew(connection, name, 600)
         settings = self.settings.model_copy(update=changes)
-        self._opened[name] = Sandboxes(settings, self.database, name)
+        self._opened[name] = Sandboxes(settings, self.database, name, Metrics())
         return self._opened[name]
 
     async def close(self) -> None:

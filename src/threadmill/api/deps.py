@@ -156,11 +156,11 @@ async def authenticated(request: Request) -> Caller:
     """Who asks, before the request is counted. Raises Unauthorized, and what else is wrong with
     the headers."""
     keys: Keys = request.app.state.keys
-    key = _sent_key(request)
+    key = sent_key(request)
     if not key:
         raise _no_key()
     if not await keys.are_demanded():
-        _check_host(request)
+        check_host(request)
     caller = await keys.caller_of(key)
     if caller is None:
         raise _wrong_key(key)
@@ -172,7 +172,7 @@ async def _admin(request: Request) -> None:
     """Whoever asks must have the admin key, which opens nothing else; other keys open nothing
     here."""
     keys: Keys = request.app.state.keys
-    key = _sent_key(request)
+    key = sent_key(request)
     if not key:
         raise _no_key()
     if not keys.is_admin(key):
@@ -195,7 +195,7 @@ def _wrong_key(key: str) -> Unauthorized:
     )
 
 
-def _sent_key(request: Request) -> str | None:
+def sent_key(request: Request) -> str | None:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
@@ -207,7 +207,7 @@ def _masked(key: str) -> str:
     return f"{shown[:5]}***{shown[-2:]}" if len(shown) > 12 else "***"
 
 
-def _check_host(request: Request) -> None:
+def check_host(request: Request) -> None:
     """Without keys any web page could drive the server through a host name that it points at
     this machine (DNS rebinding), were it not for its Host header."""
     settings: Settings = request.app.state.runtime.settings

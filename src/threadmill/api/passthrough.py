@@ -158,6 +158,13 @@ class _PassedOn(Response):
             [prompt_tokens] = await self._runtime.tokens.count_many(
                 [msgspec.json.encode(asked).decode()], passage.model
             )
+        self._runtime.metrics.tokens_used(
+            passage.model,
+            prompt=prompt_tokens,
+            completion=completion_tokens or 0,
+            cached=told.cached_tokens if told else 0,
+            reasoning=told.reasoning_tokens if told else 0,
+        )
         try:
             await usage.add_call(
                 self._runtime.database,

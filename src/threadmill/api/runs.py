@@ -67,6 +67,7 @@ async def create_run(
             thread_id=thread_id,
             tool_resources=ground.assistant.tool_resources,
             expires_after_s=runtime.settings.run_expires_after_s,
+            traceparent=request.state.span.traceparent,
         )
         start.check(run, ground, additional, runtime.models)
         changed = None
@@ -112,6 +113,7 @@ async def create_thread_and_run(
             thread_id=thread.id,
             tool_resources=assistant.tool_resources | given,
             expires_after_s=runtime.settings.run_expires_after_s,
+            traceparent=request.state.span.traceparent,
         )
         ground = runs.Ground(assistant, None, bool(new_thread.messages))
         start.check(run, ground, [], runtime.models)

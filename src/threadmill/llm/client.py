@@ -70,6 +70,7 @@ class TurnRecord(msgspec.Struct):
     base_url: str | None = None
     finish_reason: str | None = None  # in the upstream's own word
     usage: Usage | None = None  # known so far, even of an answer that broke off
+    traceparent: str | None = None  # sent along: the endpoint's spans are part of our trace
 
 
 class ModelClient:
@@ -295,6 +296,9 @@ class ModelClient:
         record.request, record.sent_at, record.headers_at = request, this.started_at, None
         record.model, record.base_url = route.upstream_name, this.base_url
         answer: _Answer | None = None
+        headers = {"Accept-Encoding": "identity"}
+        if record.traceparent is not None:
+            headers["traceparent"] = record.traceparent
         try:
             # A compressed stream arrives when the server's buffer is full, not when it is written.
             response = await self.request(
@@ -302,7 +306,7 @@ class ModelClient:
                 route.endpoint,
                 "chat/completions",
                 request,
-                {"Accept-Encoding": "identity"},
+                headers,
             )
             answer = _Answer(response, self._settings.model_idle_timeout_s)
             record.headers_at = time.time()

@@ -197,13 +197,17 @@ class Answer:
     @property
     def written(self) -> str:
         """All that the model wrote in this turn, to count its tokens by."""
+        return "\n".join([*self.said, *(call.name + call.arguments for call in self.calls)])
+
+    @property
+    def said(self) -> list[str]:
+        """The texts of the message that is open."""
         parts = self.writing.content() if self.writing else []
-        texts = [
+        return [
             part["text"]["value"] if part["type"] == "text" else part["refusal"]
             for part in parts
             if part["type"] != "image_file"
         ]
-        return "\n".join(texts + [call.name + call.arguments for call in self.calls])
 
     def show_calls(self) -> Step:
         """The step with its calls as they stand now."""

@@ -29,6 +29,7 @@ from threadmill.runs.context import Context, UnfitPrompt
 from threadmill.runs.events import Voice
 from threadmill.runs.file_search import FileSearch
 from threadmill.runs.interrupt import Interrupt, Interrupted, Reason
+from threadmill.runs.watch import Watch
 from threadmill.runtime import Runtime
 from threadmill.sandbox.session import SandboxAway
 from threadmill.schemas import objects
@@ -78,6 +79,7 @@ class Execution:
         self._slots = slots
         self._runtime = runtime
         self._voice = voice
+        self._watch = Watch(runtime, run)
         self._claimed_at = time.time()
         self._context = Context(runtime, run)
         self._search = FileSearch(runtime, run, self._context.sources)
@@ -92,6 +94,10 @@ class Execution:
 
     async def perform(self) -> None:
         """Execute the run as far as it goes now: to its end, or until the client must act."""
+        with self._watch.execution():
+            await self._perform_in_time()
+
+    async def _perform_in_time(self) -> None:
         loop = asyncio.get_running_loop()
         time_left_s = max(self.run.expires_at - time.time(), 0)
         alarm = loop.call_later(time_left_s, self.interrupt.fire, Reason.EXPIRE)
@@ -115,6 +121,7 @@ class Execution:
                 await self.may_begin.wait()
                 await self._slots.acquire()
             try:
+                self._watch.begin()
                 await self._begin()
                 while await self._turn():
                     pass
@@ -195,7 +202,8 @@ class Execution:
         run.turns += 1
         self._answer = Answer(run, run.turns, self._voice, self._context)
         self._record = TurnRecord()
-        await self._listen(self._answer, body)
+        with self._watch.turn(self._answer, self._record):
+            await self._listen(self._answer, body)
         return await self._settle(self._answer)
 
     async def _request_body(self) -> Json:
@@ -264,6 +272,7 @@ class Execution:
 
     def _add(self, answer: Answer, usage: Usage) -> None:
         answer.usage = usage
+        self._watch.count(usage)
         self.run.prompt_tokens += usage.prompt_tokens
         self.run.completion_tokens += usage.completion_tokens
         self.run.cached_tokens += usage.cached_tokens
@@ -291,10 +300,11 @@ class Execution:
         assert step is not None
         for at, call in enumerate(answer.own_calls):
             started_at = time.time()
-            if isinstance(call, CodeCall):
-                given = await self._run_code(answer, call)
-            else:
-                given = await self._search_files(call, at)
+            with self._watch.tool(call) as given:
+                if isinstance(call, CodeCall):
+                    given |= await self._run_code(answer, call)
+                else:
+                    given |= await self._search_files(call, at)
             step.given = (step.given or {}) | {call.id: {"name": call.name} | given}
             self._tools_used.append(
                 {
@@ -524,6 +534,9 @@ class Execution:
                         if await runs.advance(connection, run, to, progress):
                             return
                         status = await runs.status_under_claim(connection, run)
+        except Unreachable:
+            run.status = before  # so far as we know
+            raise
         finally:
             self._database_s += time.perf_counter() - started
         if status == to and to in (*ENDED, RunStatus.REQUIRES_ACTION):

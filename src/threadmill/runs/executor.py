@@ -42,6 +42,7 @@ class Executor:
         self._slots = asyncio.Semaphore(runtime.settings.max_concurrent_runs)
         self._work = asyncio.Event()
         self._accepts = False
+        runtime.metrics.watch_runs(lambda: len(self._executions))
 
     # --- for whoever starts a run ---
 
@@ -265,7 +266,10 @@ class Executor:
         run.failed_at, run.completed_at, run.cancelled_at = int(time.time()), None, None
         run.required_action = run.incomplete_details = None
         async with self._runtime.database.connection() as connection:
-            await runs.advance(connection, run, RunStatus.FAILED, Progress())
+            is_ours = await runs.advance(connection, run, RunStatus.FAILED, Progress())
+        if is_ours:
+            took_s = max(time.time() - run.created_at, 0.0)
+            self._runtime.metrics.run_ended(RunStatus.FAILED, "server_error", took_s)
 
     def _compare(self, execution: Execution, found: tuple[int, str] | None) -> None:
         """The poll behind the hints: a cancel that nobody told us of, a run that is gone."""

@@ -31,6 +31,7 @@ def effective_run(
     thread_id: str,
     tool_resources: Json,
     expires_after_s: int,
+    traceparent: str | None = None,
 ) -> Run:
     """The run with its values frozen: those of the request, else those of the assistant now."""
     now = int(time.time())
@@ -66,6 +67,7 @@ def effective_run(
         tool_choice=wanted.normal_tool_choice(),
         parallel_tool_calls=wanted.normal_parallel_tool_calls(),
         queued_at=time.time(),
+        traceparent=traceparent,
     )
 
 

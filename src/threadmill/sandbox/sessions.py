@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from threadmill.metrics import Metrics
 from threadmill.sandbox.docker import SESSION, WARM, ContainerFault, Engine, EngineAway
 from threadmill.sandbox.engines import Engines
 from threadmill.sandbox.session import KnownFile, SandboxAway, Session
@@ -40,7 +41,7 @@ _BUSY = "All sandboxes are busy. Try again later."
 class Sandboxes:
     """Works without any engine, too: then `hold` says what is missing."""
 
-    def __init__(self, settings: Settings, database: Database, me: str) -> None:
+    def __init__(self, settings: Settings, database: Database, me: str, metrics: Metrics) -> None:
         self._settings = settings
         self._database = database
         self._me = me
@@ -58,6 +59,10 @@ class Sandboxes:
         self._freed = asyncio.Event()
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._accepts = True
+        self._metrics = metrics
+        metrics.watch_sandboxes(
+            lambda: len(self._held), lambda: len(self._warm), lambda: self._queued
+        )
 
     # --- for a run ---
 
@@ -390,6 +395,7 @@ class Sandboxes:
                 await self._engines.lose(engine, fault)
             except ContainerFault as fault:
                 self._mine.discard(name)
+                self._metrics.sandbox_started("failed")
                 raise _not_started(fault) from fault
             except BaseException:
                 self._spawn(self._remove_created(creating, engine, name))
@@ -420,12 +426,14 @@ class Sandboxes:
                 session = Session(engine, name, await engine.attach(name))
                 await engine.start(name)
             await session.wait_ready()
+            self._metrics.sandbox_started("ok")
             return session
         except BaseException as fault:
             self._spawn(self._remove(engine, name) if session is None else self._end(session))
             if isinstance(fault, EngineAway):
                 await self._engines.lose(engine, fault)
             if isinstance(fault, EngineAway | ContainerFault | SandboxAway):
+                self._metrics.sandbox_started("failed")
                 raise _not_started(fault) from fault
             raise
 

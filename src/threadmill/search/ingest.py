@@ -6,6 +6,7 @@ whole batches, and the next one goes on behind the last of them.
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ class Ingester:
         self._work = asyncio.Event()
         self._claiming = asyncio.Lock()
         self._accepts = True
+        runtime.metrics.watch_ingestion(lambda: len(self._tasks))
 
     def on_hint(self, message: str) -> None:
         if message == FILES_WAIT:
@@ -102,8 +104,11 @@ class Ingester:
     # --- one file ---
 
     async def _ingest(self, file: VectorStoreFile) -> None:
+        started = time.perf_counter()
         try:
-            await self._read_in_or_fail(file)
+            outcome, chunk_count = await self._read_in_or_fail(file)
+            took_s = time.perf_counter() - started
+            self._runtime.metrics.file_ingested(outcome, chunk_count, took_s)
         except Gone:
             return
         except asyncio.CancelledError:
@@ -113,9 +118,10 @@ class Ingester:
             log.warning("ingestion_waits_for_database", file_id=file.id)
             await self._hand_back_at_last(file)
 
-    async def _read_in_or_fail(self, file: VectorStoreFile) -> None:
+    async def _read_in_or_fail(self, file: VectorStoreFile) -> tuple[str, int]:
+        """What became of it, and how many chunks were written."""
         try:
-            await self._read_in(file)
+            return "completed", await self._read_in(file)
         except (Gone, Unreachable):
             raise
         except Unreadable as fault:
@@ -127,8 +133,9 @@ class Ingester:
         except Exception:
             log.exception("ingestion_failed", file_id=file.id, vector_store_id=file.vector_store_id)
             await self._fail(file, "server_error", "An internal error occurred.")
+        return "failed", 0
 
-    async def _read_in(self, file: VectorStoreFile) -> None:
+    async def _read_in(self, file: VectorStoreFile) -> int:
         settings = self._runtime.settings
         if file.attempts > settings.ingest_max_attempts:
             raise Unreadable(
@@ -150,6 +157,7 @@ class Ingester:
             async with aclosing(self._read(file, path, filename, skip=done)) as batches:
                 await writer.write_all(batches)
         await writer.finish()
+        return writer.count - done
 
     def _read(
         self, file: VectorStoreFile, path: Path, filename: str, *, skip: int
@@ -220,7 +228,7 @@ class _Writer:
         self._runtime = runtime
         self._file = file
         self._store = store
-        self._count = done
+        self.count = done
         self._model = self._wanted_model()
         self._language: str = store.search.get("language") or "english"
 
@@ -285,26 +293,26 @@ class _Writer:
     async def _write(self, batch: list[Chunk], vectors: list[list[float]] | None) -> None:
         new = [
             NewChunk(at, chunk.text, chunk.token_count, chunk.page, chunk.heading)
-            for at, chunk in enumerate(batch, start=self._count)
+            for at, chunk in enumerate(batch, start=self.count)
         ]
         async with self._runtime.database.transaction() as connection:
-            is_ours = await vector_stores.progress(connection, self._file, self._count + len(new))
+            is_ours = await vector_stores.progress(connection, self._file, self.count + len(new))
             if not is_ours:
                 raise Gone
             await chunks.insert(
                 connection, self._store.id, self._file.id, new, vectors, self._language
             )
-        self._count += len(new)
+        self.count += len(new)
 
     async def finish(self) -> None:
         async with self._runtime.database.transaction() as connection:
             text_bytes = await chunks.size_bytes(connection, self._store.id, self._file.id)
             dimensions = self._store.embedding_dimensions if self._model else None
-            vector_bytes = self._count * (dimensions or 0) * _BYTES_PER_DIMENSION
+            vector_bytes = self.count * (dimensions or 0) * _BYTES_PER_DIMENSION
             await vector_stores.finish(
                 connection,
                 self._file,
                 FileStatus.COMPLETED,
                 usage_bytes=text_bytes + vector_bytes,
-                chunk_count=self._count,
+                chunk_count=self.count,
             )

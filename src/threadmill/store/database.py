@@ -47,6 +47,17 @@ class Database:
     async def close(self) -> None:
         await self._pool.close()
 
+    def use(self) -> dict[str, int]:
+        """How many connections there are, are in use and may be, and how many wait for one."""
+        stats = self._pool.get_stats()
+        opened = stats["pool_size"]
+        return {
+            "open": opened,
+            "in_use": opened - stats["pool_available"],
+            "max": stats["pool_max"],
+            "waiting": stats["requests_waiting"],
+        }
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection on which every statement commits by itself."""

@@ -131,6 +131,7 @@ class Run(msgspec.Struct):
     slot: str | None = None
     file_search_calls: int = 0
     code_interpreter_calls: int = 0
+    traceparent: str | None = None  # of the request that made it, where traces are kept
 
     @property
     def has_ended(self) -> bool:

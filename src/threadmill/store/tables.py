@@ -223,6 +223,7 @@ runs = Table(
     ),  # since the last progress
     Column("turns", Integer, nullable=False, server_default=text("0")),
     Column("queued_at", Double, nullable=False),  # last, in Unix seconds with fractions
+    Column("traceparent", Text),  # of the request that made it, where traces are kept
     Column("api_key_id", Text),  # by which it was started; null for static keys
     # Whether its tokens are taken from the minute's budget of its key or project.
     Column("is_metered", Boolean, nullable=False, server_default=text("false")),

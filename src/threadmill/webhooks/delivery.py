@@ -55,6 +55,7 @@ class Deliveries:
     def __init__(self, runtime: Runtime, *, resolver: AbstractResolver | None = None) -> None:
         self._settings = runtime.settings
         self._database = runtime.database
+        self._metrics = runtime.metrics
         self._resolver = resolver
         self._under_way: dict[asyncio.Task[None], str] = {}
 
@@ -153,8 +154,10 @@ class Deliveries:
             )
         except NotSent as fault:
             error = str(fault)
+        is_through = status is not None and 200 <= status < 300
+        self._metrics.webhook_tried("ok" if is_through else "failed")
         async with self._database.connection() as connection:
-            if status is not None and 200 <= status < 300:
+            if status is not None and is_through:
                 await webhooks.note_success(connection, delivery, status)
                 return
             wait_s = _wait_s(self._settings, delivery.attempts)
