@@ -68,7 +68,7 @@ NULLS = {"thread.run": ["instructions"], "file": ["expires_at", "status_details"
 # The wire did not keep to these lower limits.
 FREE_LIMITS = ("max_prompt_tokens", "max_completion_tokens")
 # What the original had not.
-OURS = {"thread.run.step.request", "webhook_endpoint"}
+OURS = {"thread.run.step.request", "webhook_endpoint", "webhook_endpoint.deleted"}
 
 # Every field that is always there.
 FIELDS = {

@@ -27,6 +27,8 @@ QUERIES = [
     "limit=%00", "limit=-1", "limit=1e9", "order=", "order[]=asc", "after=", "after=%ff",
     "before=run_%00", "run_id=x", "include[]=", "include%5B%5D=%00", "=", "&", "%", "limit=5",
 ]  # fmt: skip
+# Not those that wait: here are runs that will never say anything.
+TRIED = [one for one in OPERATIONS if not one[1].endswith("/events")]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -40,7 +42,7 @@ async def test_junk_is_answered_like_everything_else(
     statuses: set[int] = set()
     with capture_logs() as logs:
         while time.monotonic() < deadline:
-            method, path, body = chance.choice(OPERATIONS)
+            method, path, body = chance.choice(TRIED)
             if chance.random() < 0.3:
                 junk = {name: chance.choice(IDS) for name in ids if chance.random() < 0.5}
                 path = filled(path, ids | junk)
@@ -56,6 +58,7 @@ async def test_junk_is_answered_like_everything_else(
                 answer = await wire.send(method, path, spoilt(filled(sent, ids), chance))
             statuses.add(answer.status)
             if method == "DELETE" and answer.status == 200:
+                await wire.send("DELETE", f"/webhook_endpoints/{ids['hook']}")  # few are allowed
                 ids = await things(wire, rows)
     assert {200, 400, 404} <= statuses
     faults = [log for log in logs if log["event"] in ("request_failed", "answer_broke_off")]
