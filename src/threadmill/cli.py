@@ -127,7 +127,8 @@ def _supervise(settings: Settings, workers: int) -> None:
 @commands.command()
 def worker() -> None:
     """Execute runs of a shared database (THREADMILL_DATABASE_URL), without HTTP."""
-    settings = _settings()
+    # Whatever the environment, which it may share with servers that only answer, tells those.
+    settings = _settings(executor=True)
     if settings.database_url is None:
         _fail("A worker needs the database of its servers: set THREADMILL_DATABASE_URL.")
     _raise_open_files_limit()

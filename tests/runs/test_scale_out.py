@@ -52,7 +52,8 @@ async def test_what_a_worker_executes_is_streamed_by_who_was_asked(
         Reply(text=["Sun", gate, "ny"]),
         Reply(text=["Hel", "lo"]),
     )
-    asked, _ = await asyncio.gather(launch(**API_ONLY), launch("worker"))
+    # One environment for both: a worker works all the same.
+    asked, _ = await asyncio.gather(launch(**API_ONLY), launch("worker", **API_ONLY))
     talk = await _begin(asked.client)
     async with Api(asked.address) as api:
         async with api.stream(talk.runs_path, talk.body) as stream:

@@ -261,6 +261,33 @@ async def test_comments_keep_a_silent_stream_alive(serve: Serve, model: Scripted
             assert names(await reading)[-2:] == ["run.completed", "done"]
 
 
+async def test_the_sdk_reads_past_comments(serve: Serve, model: ScriptedModel) -> None:
+    gate = Gate()
+    model.reply(Reply(text=["Hel", gate, "lo"]))
+    async with (
+        serve(stream_keep_alive_s=0.05) as server,
+        openai.AsyncOpenAI(api_key="any", base_url=f"{server.address}/v1") as client,
+        Api(server.address) as api,
+    ):
+        assistant = await client.beta.assistants.create(model="scripted")
+        talk = await Conversation.begin(client, assistant.id)
+        said = await client.beta.threads.runs.create(
+            talk.thread_id, assistant_id=assistant.id, stream=True
+        )
+        run = (await anext(said)).data
+        # Where another that is as silent has comments, the SDK's has them, too.
+        async with api.follow({"id": run.id, "thread_id": talk.thread_id}) as follower:
+            reading = asyncio.create_task(follower.all())
+
+            async def are_there() -> bool:
+                return follower.comments >= 3
+
+            await eventually(are_there)
+            gate.set()
+            assert [event.event async for event in said][-1] == "thread.run.completed"
+            await reading
+
+
 async def test_text_after_a_call_makes_a_message_of_its_own(
     api: Api, talk: Conversation, model: ScriptedModel
 ) -> None:

@@ -63,14 +63,15 @@ class Stream:
 
     async def _read(self) -> AsyncIterator[Event]:
         while True:
-            while b"\n\n" in self._rest:
+            while b"\n" in self._rest and self._rest.startswith(b":"):
+                _, _, self._rest = self._rest.partition(b"\n")
+                self.comments += 1
+            if b"\n\n" in self._rest:
                 frame, _, self._rest = self._rest.partition(b"\n\n")
-                if frame.startswith(b":"):
-                    self.comments += 1
-                    continue
                 event = _parsed(frame)
                 self.events.append(event)
                 yield event
+                continue
             data = await self.response.content.readany()
             if not data:
                 assert self._rest == b"", "the last frame was cut"

@@ -88,6 +88,7 @@ Now with a model of yours: any endpoint that speaks chat/completions.
 
     export THREADMILL_MODEL_BASE_URL=http://localhost:11434/v1
     export THREADMILL_MODEL_API_KEY=...          # if it wants one
+    . .venv/bin/activate                         # in a clone
     threadmill doctor                            # is all there that is needed?
     threadmill serve
 

@@ -20,7 +20,8 @@ from threadmill.store.run_events import Row
 _encode = msgspec.json.Encoder().encode
 
 DONE = b"event: done\ndata: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
+# No empty line behind it: with ids, the official Python SDK takes that for an event without data.
+KEEP_ALIVE = b": keep-alive\n"
 # A stream that just ended would look like a run that did.
 _CUT_SHORT = {
     "message": "The stream was cut short. Its run may go on: retrieve it to see.",

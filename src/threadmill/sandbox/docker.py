@@ -284,6 +284,10 @@ def _client(host: str, timeout_s: float, api_version: str) -> docker.APIClient:
     environment = docker.utils.kwargs_from_env()  # DOCKER_TLS_VERIFY, DOCKER_CERT_PATH
     options = {**environment, "base_url": host, "timeout": timeout_s, "version": api_version}
     client = docker.APIClient(**options)
+    if host.startswith("unix://"):
+        # The package would keep a connection open for each of the last 25 paths that were asked
+        # for, and every container has paths of its own.
+        client.headers["Connection"] = "close"
     # Or requests would believe REQUESTS_CA_BUNDLE more than the certificate that was given.
     client.trust_env = False
     return client
