@@ -274,9 +274,10 @@ async def test_the_sdk_reads_past_comments(serve: Serve, model: ScriptedModel) -
         said = await client.beta.threads.runs.create(
             talk.thread_id, assistant_id=assistant.id, stream=True
         )
-        run = (await anext(said)).data
+        created = await anext(said)
+        assert created.event == "thread.run.created"
         # Where another that is as silent has comments, the SDK's has them, too.
-        async with api.follow({"id": run.id, "thread_id": talk.thread_id}) as follower:
+        async with api.follow(created.data.to_dict()) as follower:
             reading = asyncio.create_task(follower.all())
 
             async def are_there() -> bool:
