@@ -163,6 +163,7 @@ HARMLESS = {
     ("POST", "/deployments/{}/{}"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
+    ("GET", "/metrics"),  # tests/test_metrics.py
 }
 
 NOUNS = {
