@@ -36,6 +36,7 @@ bench: $(VENV)/.tests ## Measure, and print the table of bench/README.md
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.search
 	$(BIN)/python -m bench.ingest
+	$(BIN)/python -m bench.code
 	$(BIN)/python -m bench.scale
 
 compose-test: $(VENV)/.tests ## docker-compose.yml for real; LOCAL_IMAGES=1 where there is no registry

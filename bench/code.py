@@ -18,12 +18,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import docker
+import psycopg
 import uvloop
 
 from bench import table, upstream
 from bench.client import Answer, Connection, Refused, request, streamed_text
 from bench.figures import TEN_WORDS, WORDS, Figure
-from bench.stage import Stage, open_stage
+from bench.stage import Server, Stage, open_stage
+from threadmill.sandbox.docker import EngineAway, hosts, look
+from threadmill.settings import Settings
 
 _MEBIBYTE = 1024**2
 _ONE_CELL = f"cells-1-{TEN_WORDS}"
@@ -33,6 +36,7 @@ _AT_ONCE = 8
 _WARM_WITHIN_S = 30
 _LOOK_EVERY_S = 0.05
 _ROLE = "threadmill.role"
+_OWNER = "threadmill.owner"
 
 
 @dataclass
@@ -94,9 +98,15 @@ async def code(stage: Stage, amounts: _Amounts) -> list[Figure]:
 
 class _Workshop:
     def __init__(
-        self, address: str, client: Connection, assistant: str, engine: docker.DockerClient
+        self,
+        server: Server,
+        database_url: str,
+        client: Connection,
+        assistant: str,
+        engine: docker.DockerClient,
     ) -> None:
-        self._address = address
+        self._server = server
+        self._database_url = database_url
         self._client = client
         self._assistant = assistant
         self._engine = engine
@@ -123,7 +133,7 @@ class _Workshop:
     async def at_once(self) -> float:
         await self._until_warm()
         threads = [await self._thread() for _ in range(_AT_ONCE)]
-        clients = [await Connection.open(self._address) for _ in threads]
+        clients = [await Connection.open(self._server.address) for _ in threads]
         began = time.monotonic()
         answers = await asyncio.gather(
             *(
@@ -138,11 +148,27 @@ class _Workshop:
         return took_s
 
     def idle_memory_bytes(self) -> int:
-        """Of the largest container that nobody uses just now."""
+        """Of the largest container that was warm and has been used, and is not used just now."""
         return max(
             _memory_bytes(container.stats(stream=False)["memory_stats"])
-            for container in self._engine.containers.list(filters={"label": f"{_ROLE}=session"})
+            for container in self._warmed()
+            if container.name in self._taken()
         )
+
+    def _warmed(self) -> list[Any]:
+        """This server's (the engine may have those of others) that wait or rest."""
+        wanted = {"label": f"{_ROLE}=warm", "status": "paused"}
+        return [
+            container
+            for container in self._engine.containers.list(filters=wanted, ignore_removed=True)
+            if f":{self._server.pid}:" in container.labels[_OWNER]
+        ]
+
+    def _taken(self) -> set[str]:
+        """The names of the containers that threads have."""
+        with psycopg.connect(self._database_url) as connection:
+            rows = connection.execute("SELECT container FROM sandbox_sessions").fetchall()
+        return {name for (name,) in rows}
 
     async def _thread(self) -> str:
         message = {"role": "user", "content": "What is the sum of the first ten numbers?"}
@@ -162,9 +188,8 @@ class _Workshop:
         await asyncio.to_thread(self._wait_until_warm)
 
     def _wait_until_warm(self) -> None:
-        wanted = {"label": f"{_ROLE}=warm", "status": "paused"}
         deadline = time.monotonic() + _WARM_WITHIN_S
-        while not self._engine.containers.list(filters=wanted, sparse=True):
+        while not {container.name for container in self._warmed()} - self._taken():
             if time.monotonic() > deadline:
                 raise Refused("No container became warm.")
             time.sleep(_LOOK_EVERY_S)
@@ -194,7 +219,7 @@ async def _workshop(stage: Stage) -> AsyncIterator[_Workshop]:
         client = await Connection.open(server.address)
         wanted = {"model": TEN_WORDS, "tools": [{"type": "code_interpreter"}]}
         made = await client.send(request("POST", "/v1/assistants", wanted))
-        yield _Workshop(server.address, client, str(made.json["id"]), engine)
+        yield _Workshop(server, stage.database_url, client, str(made.json["id"]), engine)
         client.close()
     engine.close()
 
@@ -208,11 +233,23 @@ def _ms(seconds: float) -> float:
     return seconds * 1000
 
 
+def _why_not() -> str | None:
+    settings = Settings()
+    try:
+        facts = asyncio.run(look(hosts(settings.docker_hosts)[0], settings.sandbox_image, 10))
+    except EngineAway as away:
+        return f"no Docker engine ({away})"
+    return facts.fault_of(settings.sandbox_image)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.code", description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    load = os.getloadavg()[0]
-    figures = uvloop.run(_alone(_QUICK if parser.parse_args().quick else _FULL))
+    amounts, load = _QUICK if parser.parse_args().quick else _FULL, os.getloadavg()[0]
+    if reason := _why_not():
+        print(f"The code interpreter is not measured: {reason}.")
+        return 0
+    figures = uvloop.run(_alone(amounts))
     print(f"{table.machine(load)}\n\n{table.rendered(figures)}")
     return int(any(figure.share is not None and figure.share > 1 for figure in figures))
 
