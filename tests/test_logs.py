@@ -32,9 +32,10 @@ TOLD = "the model tells launch codes"
 ARGUMENTS = "launch codes among arguments"
 OUTPUT = "launch codes among outputs"
 DOCUMENT = "launch codes in a document"
+QUOTED = "launch codes"  # short, for of each column Postgres quotes 64 characters
 SECRETS = [
     *(PASSWORD, CLIENT_KEY, WRONG_KEY, MODEL_KEY, METRICS_KEY),
-    *(ASKED, TOLD, ARGUMENTS, OUTPUT, DOCUMENT, "launch codes"),
+    *(ASKED, TOLD, ARGUMENTS, OUTPUT, DOCUMENT, QUOTED),
 ]
 
 
@@ -186,10 +187,10 @@ async def fail_in_the_database(
         thread = await client.beta.threads.create()
         with pytest.raises(openai.InternalServerError):
             await client.beta.threads.messages.create(
-                thread.id, role="user", content=f"poison, and {ASKED}"
+                thread.id, role="user", content=f"{QUOTED}, and poison"
             )
         assistant = await client.beta.assistants.create(model="scripted", instructions=TOLD)
-        model.say(f"poison, and {TOLD}")
+        model.say(f"{QUOTED}, and poison")
         talk = await Conversation.begin(client, assistant.id, ASKED)
         run = await talk.start()
 
