@@ -1,7 +1,7 @@
 """What the code interpreter costs: a run with one small cell beside the same run without it.
 
-Through HTTP, into `threadmill serve` with its default settings, with real containers on the engine
-that is configured. It needs the image (`threadmill sandbox build`).
+Through HTTP, into `threadmill serve` with real containers on the engine that is configured, and room
+there for all of them; else its default settings. It needs the image (`threadmill sandbox build`).
 
     python -m bench.code [--quick]
 """
@@ -46,7 +46,7 @@ class _Amounts:
     bursts: int
 
 
-_FULL = _Amounts(firsts=15, following=60, bursts=5)
+_FULL = _Amounts(firsts=10, following=40, bursts=3)
 _QUICK = _Amounts(firsts=3, following=10, bursts=1)
 
 
@@ -215,7 +215,7 @@ def _memory_bytes(stats: dict[str, Any]) -> int:
 @asynccontextmanager
 async def _workshop(stage: Stage) -> AsyncIterator[_Workshop]:
     engine = docker.from_env()
-    async with stage.server() as server:
+    async with stage.server(settings={"sandbox_max_sessions": 100}) as server:
         client = await Connection.open(server.address)
         wanted = {"model": TEN_WORDS, "tools": [{"type": "code_interpreter"}]}
         made = await client.send(request("POST", "/v1/assistants", wanted))
