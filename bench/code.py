@@ -1,7 +1,7 @@
 """What the code interpreter costs: a run with one small cell beside the same run without it.
 
-Through HTTP, into `threadmill serve` with real containers on the engine that is configured, and room
-there for all of them; else its default settings. It needs the image (`threadmill sandbox build`).
+Through HTTP, into `threadmill serve` with real containers on the engine that is configured, room
+there for all of them, else its default settings. It needs the image (`threadmill sandbox build`).
 
     python -m bench.code [--quick]
 """
