@@ -107,8 +107,10 @@ class EventLog:
             loop = asyncio.get_running_loop()
             self._timers[delay_s] = loop.call_later(delay_s, self._on_timer, delay_s)
 
-    def has_room(self, size_bytes: int) -> bool:
+    def hold(self, size_bytes: int) -> bool:
+        """Whether there is room for so much more."""
         if self.held_bytes + size_bytes <= _HELD_MAX_BYTES:
+            self.held_bytes += size_bytes
             return True
         log.warning("events_dropped", held_bytes=self.held_bytes)
         return False
@@ -167,8 +169,9 @@ class Record:
         self.is_closed = False
         self._log = log
         self._settle = settle
-        self._first_seq = 0
-        self._said: list[tuple[int, bytes]] = []  # what was sent together, with its last number
+        self._rows: list[run_events.Row] = []  # full ones
+        self._frames: list[bytes] = []  # of the next row
+        self._first_seq = self._last_seq = 0
         self._size_bytes = 0
         self._is_waiting = self._is_urgent = False
         self._followed_until = 0.0
@@ -185,20 +188,25 @@ class Record:
             self._wait()
 
     def add(self, frames: bytes, first_seq: int, last_seq: int) -> None:
-        if not self._log.has_room(len(frames)):
+        size_bytes = len(frames)
+        if not self._log.hold(size_bytes):
             # Whoever follows will see by the numbers that something is missing.
             self._clear()
             return
-        if not self._said:
+        if not self._frames:
             self._first_seq = first_seq
-        self._said.append((last_seq, frames))
-        self._size_bytes += len(frames)
-        self._log.held_bytes += len(frames)
-        self.touch()
+        self._frames.append(frames)
+        self._last_seq = last_seq
+        self._size_bytes += size_bytes
+        if self._size_bytes > _ROW_MAX_BYTES:
+            self._end_row()
+            self._wait()
+        elif not self._is_waiting:
+            self._wait()
 
     def touch(self) -> None:
         """There is something to write."""
-        if not self._is_waiting or (self._size_bytes > _ROW_MAX_BYTES and not self._is_urgent):
+        if not self._is_waiting:
             self._wait()
 
     def close(self) -> None:
@@ -211,21 +219,8 @@ class Record:
         """What there is to write, usually one row."""
         self._settle()
         self._is_waiting = self._is_urgent = False
-        rows: list[run_events.Row] = []
-        some: list[bytes] = []
-        first_seq, size_bytes = self._first_seq, 0
-        for last_seq, frames in self._said:
-            some.append(frames)
-            size_bytes += len(frames)
-            if size_bytes > _ROW_MAX_BYTES or last_seq == self._said[-1][0]:
-                is_end = frames.endswith(_END)
-                rows.append(
-                    run_events.Row(self.run_id, first_seq, last_seq, is_end, b"".join(some))
-                )
-                some.clear()
-                first_seq, size_bytes = last_seq + 1, 0
-        self._said.clear()
-        self._size_bytes = 0
+        self._end_row()
+        rows, self._rows = self._rows, []
         return rows
 
     def too_old(self, row: run_events.Row, limit_bytes: int) -> int:
@@ -239,15 +234,23 @@ class Record:
         return up_to
 
     def _wait(self) -> None:
-        is_urgent = self.is_closed or self.is_followed or self._size_bytes > _ROW_MAX_BYTES
+        is_urgent = self.is_closed or self.is_followed or bool(self._rows)
         if not self._is_waiting or (is_urgent and not self._is_urgent):
             self._is_waiting, self._is_urgent = True, is_urgent
             self._log.wait(self, is_urgent=is_urgent)
 
+    def _end_row(self) -> None:
+        if self._frames:
+            frames = b"".join(self._frames)
+            self._frames.clear()
+            self._size_bytes = 0
+            row = (self.run_id, self._first_seq, self._last_seq, frames.endswith(_END), frames)
+            self._rows.append(run_events.Row(*row))
+
     def _clear(self) -> None:
-        self._log.held_bytes -= self._size_bytes
-        self._said.clear()
-        self._size_bytes = 0
+        self._end_row()
+        self._log.held_bytes -= sum(len(row.frames) for row in self._rows)
+        self._rows.clear()
 
 
 _END = b"data: [DONE]\n\n"
