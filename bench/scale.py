@@ -38,6 +38,7 @@ from bench.stage import Stage, open_stage
 
 _NO_LOG = {"event_log_retention_s": 0}
 _API_ONLY = {"executor": "false"}
+_READ_PAUSE_S = 0.001  # a client that reads, not one that does nothing else
 _SLOW_WORDS = f"{TEN_WORDS}-every-100ms"
 
 
@@ -193,12 +194,14 @@ async def reads_beside_streams(stage: Stage, size: _Size) -> list[Figure]:
         get = request("GET", f"/v1/threads/{thread}/runs/{run_id}")
         makers = await scene.connect(8)
         for _ in range(size.turns):
-            quiet += [(await client.send(get)).took_s for _ in range(size.reads)]
+            for _ in range(size.reads):
+                quiet.append((await client.send(get)).took_s)
+                await asyncio.sleep(_READ_PAUSE_S)
             requests = await scene.streamed_runs(makers, streams)
             async with _streaming(scene, requests, size.ramp_s) as running:
                 while not any(one.done() for one in running):
                     beside.append((await client.send(get)).took_s)
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(_READ_PAUSE_S)
             await asyncio.gather(*running)
     p95, quiet_p95 = quantile(beside, 0.95), quantile(quiet, 0.95)
     return [
