@@ -25,6 +25,11 @@ async def stores(shared: Shared, wire: Wire) -> Stores:
     return stores
 
 
+def but_for_its_use(store: Json) -> Json:
+    """A change counts as use, and may be made in another second than the store."""
+    return {name: value for name, value in store.items() if name != "last_active_at"}
+
+
 def gone(store_id: str) -> Refusal:
     return Refusal(404, f"No vector store found with id '{store_id}'.")
 
@@ -39,7 +44,7 @@ def expired(store_id: str) -> Refusal:
 async def test_an_empty_store_is_complete_at_once(wire: Wire, stores: Stores) -> None:
     store = await wire.post("/vector_stores")
     created_at = store["created_at"]
-    assert abs(time.time() - created_at) < 5
+    assert abs(time.time() - created_at) < 60
     assert store == {
         "id": store["id"],
         "object": "vector_store",
@@ -104,17 +109,16 @@ async def test_a_store_counts_its_files_and_their_bytes(wire: Wire, stores: Stor
 async def test_a_store_is_changed_field_by_field(wire: Wire, stores: Stores) -> None:
     store = await wire.post("/vector_stores", {"name": "a", "metadata": {"a": "b"}})
     path = f"/vector_stores/{store['id']}"
-    assert await wire.post(path) == store
+    assert but_for_its_use(await wire.post(path)) == but_for_its_use(store)
     changed = await wire.post(path, {"name": "b"})
-    assert changed == store | {"name": "b"}
+    assert but_for_its_use(changed) == but_for_its_use(store) | {"name": "b"}
     changed = await wire.post(path, {"expires_after": POLICY, "description": "c"})
     assert (changed["name"], changed["description"]) == ("b", "c")
     assert changed["expires_at"] == changed["last_active_at"] + 2 * DAY_S
     changed = await wire.post(
         path, {"expires_after": None, "name": None, "metadata": None, "description": None}
     )
-    empty = {"name": None, "metadata": {}, "last_active_at": changed["last_active_at"]}
-    assert changed == store | empty
+    assert but_for_its_use(changed) == but_for_its_use(store) | {"name": None, "metadata": {}}
     assert await wire.get(path) == changed
 
 
@@ -230,7 +234,7 @@ async def test_use_puts_off_the_end(wire: Wire, stores: Stores) -> None:
         assert idle["last_active_at"] < time.time() - DAY_S + 60
         await use
         active = await wire.get(path)
-        assert abs(active["last_active_at"] - time.time()) < 5
+        assert abs(active["last_active_at"] - time.time()) < 60
         assert active["expires_at"] == active["last_active_at"] + 2 * DAY_S
 
 
