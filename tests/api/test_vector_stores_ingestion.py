@@ -132,7 +132,8 @@ async def test_a_dead_worker_loses_its_files_and_another_goes_on(
         [lost] = await vector_stores.claim(connection, "dead", 1)
         await vector_stores.claim(connection, "alive", 1)
         await add_chunk(database, lost, 0)
-        assert await vector_stores.release_dead(connection) == 1
+        assert await vector_stores.release_dead(connection, "dead") == 0  # who asks is not dead
+        assert await vector_stores.release_dead(connection, "alive") == 1
         [resumed] = await vector_stores.claim(connection, "alive", 5)
         assert (resumed.id, resumed.claims, resumed.chunk_count) == (lost.id, 2, 1)
         assert await chunks.count(connection, store.id, resumed.id) == 1
@@ -151,7 +152,7 @@ async def test_attempts_without_progress_are_counted(
         for attempt in (1, 2, 3):
             [file] = await vector_stores.claim(connection, "dead", 1)
             assert file.attempts == attempt
-            await vector_stores.release_dead(connection)
+            await vector_stores.release_dead(connection, "w")
         [file] = await vector_stores.claim(connection, "w", 1)
         await add_chunk(database, file, 0)
         assert await vector_stores.hand_back(connection, file)
@@ -260,6 +261,6 @@ async def test_touching_many_stores_leaves_the_expired(
         }
         await vector_stores.touch(connection, found)
         active = await vector_stores.get(connection, PROJECT, old.id)
-        assert abs(active.last_active_at - time.time()) < 5
+        assert abs(active.last_active_at - time.time()) < 60
         assert active.expires_at == active.last_active_at + 24 * 3600
         assert vector_stores.has_expired(await vector_stores.get(connection, PROJECT, dead.id))

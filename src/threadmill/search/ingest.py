@@ -60,7 +60,7 @@ class Ingester:
         while True:
             self._work.clear()
             async with self._claiming, self._runtime.database.connection() as connection:
-                await vector_stores.release_dead(connection)
+                await vector_stores.release_dead(connection, self._worker)
                 await self._let_go(connection)
                 room = self._runtime.settings.ingest_max_concurrent_files - len(self._tasks)
                 if self._accepts and room > 0:

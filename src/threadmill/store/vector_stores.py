@@ -551,17 +551,18 @@ async def claim(connection: Connection, worker: str, room: int) -> list[VectorSt
     )
 
 
-async def release_dead(connection: Connection) -> int:
-    """Free the files of workers whose lease is over; returns how many there were."""
+async def release_dead(connection: Connection, me: str) -> int:
+    """Free the files of workers whose lease is over, but for `me`, who asks and so is alive though
+    it may have slept; returns how many there were."""
     return await query.execute(
         connection,
         "WITH lost AS (SELECT vector_store_id AS lost_store, id AS lost_id FROM vector_store_files"
-        " WHERE worker IS NOT NULL AND NOT EXISTS (SELECT FROM workers"
+        " WHERE worker <> %(me)s AND NOT EXISTS (SELECT FROM workers"
         " WHERE workers.id = vector_store_files.worker AND lease_until > now())"
         " FOR UPDATE SKIP LOCKED)"
         " UPDATE vector_store_files SET worker = NULL FROM lost"
         " WHERE vector_store_id = lost_store AND id = lost_id",
-        {},
+        {"me": me},
     )
 
 
