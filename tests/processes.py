@@ -9,18 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psycopg
 
 from threadmill.demo.scripted_model import ScriptedModel
 
-# Whoever is killed is missed soon.
-FAST = {"THREADMILL_RUN_LEASE_S": "1", "THREADMILL_DRAFT_INTERVAL_S": "0.05"}
+# What is half written can be seen at once.
+FAST = {"THREADMILL_DRAFT_INTERVAL_S": "0.05"}
+# A short lease would be lost by whoever is kept waiting for a processor: `Process.dies`.
+FOR_EVER = {"THREADMILL_RUN_LEASE_S": "3600"}
 
 
 class Process:
     """A `threadmill serve` or `worker`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, first_line: str) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, first_line: str, database_url: str
+    ) -> None:
         self._process = process
+        self._database_url = database_url
         self.address = first_line.partition("listens on ")[2].partition(" ")[0]
         self.client = openai.AsyncOpenAI(
             api_key="any", base_url=f"{self.address}/v1", max_retries=0
@@ -35,6 +41,14 @@ class Process:
             self._process.kill()
         await self._process.communicate()  # closes the pipe too
 
+    async def dies(self) -> None:
+        """Killed, and missed: nobody has to wait until its lease is over."""
+        await self.kill()
+        async with await psycopg.AsyncConnection.connect(self._database_url) as connection:
+            await connection.execute(
+                "UPDATE workers SET lease_until = now() WHERE id LIKE %s", [f"%:{self.pid}:%"]
+            )
+
     async def close(self) -> None:
         await self.client.close()
         await self.kill()
@@ -43,7 +57,7 @@ class Process:
         self._process.send_signal(number)
 
     async def ended(self) -> int:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             return await self._process.wait()
 
 
@@ -76,9 +90,9 @@ async def launcher(
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             line = (await process.stdout.readline()).decode()
-        started.append(Process(process, line))
+        started.append(Process(process, line, database_url))
         assert line, f"{command} did not start"
         return started[-1]
 

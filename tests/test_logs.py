@@ -97,7 +97,7 @@ def start(database_url: str, model: ScriptedModel, tmp_path: Path) -> Start:
         assert process.stdout is not None
         line = (await process.stdout.readline()).decode()
         assert line, path.read_text()
-        running = Process(process, line)
+        running = Process(process, line, database_url)
         try:
             yield Logged(running, path)
         finally:

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from api.conftest import Shared
 from api.wire import Answer, Wire
-from processes import FAST, launcher
+from processes import launcher
 from runs.wire import eventually
 from threadmill.demo.scripted_model import ScriptedModel
 from threadmill.store import idempotency
@@ -273,7 +273,8 @@ async def test_what_a_killed_process_did_is_found_and_not_done_again(
     model.answer = lambda _: ["Yes."]
     key = new_key()
     async with launcher(database_url, model, tmp_path) as launch, aiohttp.ClientSession() as http:
-        first, second = await asyncio.gather(launch(**FAST), launch(**FAST))
+        missed_soon = {"THREADMILL_RUN_LEASE_S": "1"}
+        first, second = await asyncio.gather(launch(**missed_soon), launch(**missed_soon))
         one, two = (
             Wire(http, process.address, "any", "proj_default") for process in (first, second)
         )

@@ -12,7 +12,7 @@ import openai
 import pytest
 from openai.types.beta.threads import Run
 
-from processes import FAST, Launch, Process, launcher
+from processes import FAST, FOR_EVER, Launch, Process, launcher
 from runs.wire import WEATHER, Api, Conversation, eventually, text_of
 from threadmill.demo.scripted_model import Gate, Reply, ScriptedModel, ToolCall
 from threadmill.store.database import Database
@@ -35,7 +35,7 @@ def _through(process: Process, talk: Conversation) -> Conversation:
     return Conversation(process.client, talk.assistant_id, talk.thread_id)
 
 
-async def _ends(talk: Conversation, run: Run | str, within_s: float) -> Run:
+async def _ends(talk: Conversation, run: Run | str) -> Run:
     """Through a process that may take its time until it takes the run over."""
     run_id = run if isinstance(run, str) else run.id
     ended: list[Run] = []
@@ -45,7 +45,7 @@ async def _ends(talk: Conversation, run: Run | str, within_s: float) -> Run:
         ended[:] = [found]
         return found.completed_at is not None or found.last_error is not None
 
-    await eventually(has_ended, within_s)
+    await eventually(has_ended)
     return ended[0]
 
 
@@ -62,8 +62,8 @@ async def test_a_killed_process_is_replaced_in_the_middle_of_a_stream(
         return await other.texts() == ["Hi", "Half"]
 
     await eventually(is_half_written)
-    await first.kill()
-    ended = await _ends(other, run, 10)
+    await first.dies()
+    ended = await _ends(other, run)
     assert ended.status == "completed"
     half, whole = (await other.messages())[1:]
     assert (half.status, text_of(half)) == ("incomplete", "Half")
@@ -102,11 +102,11 @@ async def test_with_default_settings_another_process_goes_on_within_15_s(
     await first.kill()
     died = time.monotonic()
     await model.received(5)  # both are tried again
+    assert time.monotonic() - died < 15
     answering.set()
     texts, asked = _through(second, talk), _through(second, calling)
-    assert (await _ends(texts, run, 15)).status == "completed"
-    assert (await _ends(asked, waiting, 15)).status == "completed"
-    assert time.monotonic() - died < 15
+    assert (await _ends(texts, run)).status == "completed"
+    assert (await _ends(asked, waiting)).status == "completed"
     assert (await texts.texts())[-1] == "Whole."
     assert await asked.texts() == ["Weather?", "It is sunny."]  # not asked for again
     steps = [(step.type, step.status) for step in await asked.steps(waiting)]
@@ -130,10 +130,10 @@ async def test_what_waits_in_the_queue_of_a_killed_process_is_executed(
     queued = await talk.start()
     async with Api(first.address) as api, api.stream(streamed.runs_path, streamed.body) as stream:
         also_queued = (await stream.until("thread.run.queued")).data["id"]
-        await first.kill()
+        await first.dies()
     second = await launch(THREADMILL_MAX_CONCURRENT_RUNS="2", **FAST)
     for waiting, run_id in ((talk, queued.id), (streamed, also_queued)):
-        ended = await _ends(_through(second, waiting), run_id, 10)
+        ended = await _ends(_through(second, waiting), run_id)
         assert ended.status == "completed", ended.last_error
 
 
@@ -146,8 +146,8 @@ async def test_a_run_that_was_only_just_claimed_is_executed_by_another(
     talk = await _begin(first.client)
     run = await talk.start()
     await model.received(1)
-    await first.kill()
-    assert (await _ends(_through(second, talk), run, 10)).status == "completed"
+    await first.dies()
+    assert (await _ends(_through(second, talk), run)).status == "completed"
     assert await _through(second, talk).texts() == ["Hi", "Hello"]
 
 
@@ -158,7 +158,7 @@ async def test_a_run_that_waits_for_outputs_needs_no_process(
     first, second = await asyncio.gather(launch(**FAST), launch(**FAST))
     talk = await _begin(first.client)
     waiting = await talk.run()
-    await first.kill()
+    await first.dies()
     other = _through(second, talk)
     assert (await other.stopped(await other.answer(waiting))).status == "completed"
     assert await other.texts() == ["Hi", "Sunny."]
@@ -198,11 +198,11 @@ async def test_what_was_committed_and_never_answered_is_done_all_the_same(
             return len(await other.runs()) == 1
 
         await eventually(is_committed)
-        await first.kill()
+        await first.dies()
         with pytest.raises(aiohttp.ClientError):
             await asking
     [run] = await other.runs()
-    assert (await _ends(other, run, 10)).status == "completed"
+    assert (await _ends(other, run)).status == "completed"
     assert await other.texts() == ["Hi", "Hello"]
 
 
@@ -215,21 +215,20 @@ async def test_a_stopped_process_finishes_or_hands_back(
         if body["messages"][-1]["content"] == "Short"
         else Reply(text=["Half", Gate()] if len(model.requests) <= 2 else ["Whole"])
     )
-    first = await launch(THREADMILL_DRAIN_TIMEOUT_S="1")
+    # Nobody misses anybody: what is handed back is all that another one can go on with.
+    first = await launch(THREADMILL_DRAIN_TIMEOUT_S="1", **FOR_EVER)
     long = await _begin(first.client)
     short = await Conversation.begin(first.client, long.assistant_id, "Short")
     long_run, short_run = await long.start(), await short.start()
     await model.received(2)
-    second = await launch()
+    second = await launch(**FOR_EVER)
     seen_long, seen_short = _through(second, long), _through(second, short)
-    stopped = time.monotonic()
     first.signal(signal.SIGTERM)
     last.set()
     assert await first.ended() == 0
     assert (await seen_short.look(short_run.id)).status == "completed"
     assert await seen_short.texts() == ["Short", "Finished"]
-    ended = await _ends(seen_long, long_run, 10)
-    assert time.monotonic() - stopped < 8  # not only when a lease was over
+    ended = await _ends(seen_long, long_run)
     assert ended.status == "completed"
     half, whole = (await seen_long.messages())[1:]
     assert (half.status, text_of(half)) == ("incomplete", "Half")
@@ -240,9 +239,11 @@ async def test_a_stopped_process_finishes_or_hands_back(
 async def test_a_worker_executes_what_a_full_server_cannot(
     launch: Launch, model: ScriptedModel
 ) -> None:
-    """And a cancel that the server is told of reaches it within a second."""
+    """And a cancel that the server is told of reaches it by a hint: it looks only after hours."""
     model.answer = lambda body: Reply(text=["Half", Gate()])
-    server, _ = await asyncio.gather(launch(THREADMILL_MAX_CONCURRENT_RUNS="1"), launch("worker"))
+    server, _ = await asyncio.gather(
+        launch(THREADMILL_MAX_CONCURRENT_RUNS="1", **FOR_EVER), launch("worker", **FOR_EVER)
+    )
     blocking = await _begin(server.client)
     talk = await Conversation.begin(server.client, blocking.assistant_id)
     local = await blocking.start()
@@ -250,11 +251,9 @@ async def test_a_worker_executes_what_a_full_server_cannot(
     remote = await talk.start()
     await model.received(2)  # the server has no room for it
     assert (await talk.look(remote.id)).status == "in_progress"
-    began = time.monotonic()
     assert (await talk.cancel(remote)).status == "cancelling"
     assert (await talk.stopped(remote)).status == "cancelled"
     await model.disconnected()
-    assert time.monotonic() - began < 1
     assert (await blocking.look(local.id)).status == "in_progress"
     await blocking.cancel(local)
     assert (await blocking.stopped(local)).status == "cancelled"
@@ -296,8 +295,8 @@ async def test_what_was_found_before_a_death_is_cited_after_it(
 
     await eventually(has_searched)
     await second.client.files.delete(file.id)  # what was found stays found
-    await first.kill()
-    ended = await _ends(other, run, 10)
+    await first.dies()
+    ended = await _ends(other, run)
     assert ended.status == "completed", ended.last_error
     assert prompts[0] == prompts[1]
     [part] = (await other.messages())[-1].content

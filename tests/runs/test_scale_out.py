@@ -93,7 +93,7 @@ async def test_a_follower_hears_the_end_though_the_executor_is_killed(
     async with Api(asked.address) as api, api.stream(talk.runs_path, talk.body) as stream:
         await stream.until("thread.message.delta")
         await launch("worker", **FAST)
-        await first.kill()
+        await first.dies()
         events = await stream.all()
     assert _without_deltas(events) == [
         *BEGUN,
@@ -175,19 +175,23 @@ def _echoed(text: str) -> str:
 async def test_a_rolling_restart_fails_no_run(launch: Launch, model: ScriptedModel) -> None:
     """One process after the other is stopped while runs are streamed and polled."""
     model.answer = lambda body: Reply(text=["a", "b", "c", "d"], delay_s=0.1)
-    patient = {"THREADMILL_DRAIN_TIMEOUT_S": "5"}
+    patient = {"THREADMILL_DRAIN_TIMEOUT_S": "30"}
     serving = [await launch(**patient), await launch(**patient)]
     assistant = await serving[0].client.beta.assistants.create(model="scripted")
     is_over = asyncio.Event()
+    asking: list[Process] = []  # of whom something is asked that has not begun yet
     ended: list[str] = []
 
     async def stream(number: int) -> None:
         while not is_over.is_set():
             at = serving[number % 2]
+            asking.append(at)
             async with Api(at.address) as api:
                 _, thread = await api.post("/threads", {"messages": [USER]})
                 path = f"/threads/{thread['id']}/runs"
                 async with api.stream(path, {"assistant_id": assistant.id}) as stream:
+                    await stream.until("thread.run.created")
+                    asking.remove(at)
                     events = await stream.all()
                 assert _text(events) == "abcd"
                 ended.append(names(events)[-2])
@@ -195,11 +199,17 @@ async def test_a_rolling_restart_fails_no_run(launch: Launch, model: ScriptedMod
     streaming = [asyncio.create_task(stream(number)) for number in range(6)]
     for turn in range(2):
         old, serving[turn] = serving[turn], await launch(**patient)
-        old_polls = asyncio.create_task(poll_once(old, assistant.id, serving[turn]))
-        await model.received(len(model.requests) + 3)
+
+        async def is_asked_no_more(old: Process = old) -> bool:
+            return old not in asking  # as a balancer sees to
+
+        await eventually(is_asked_no_more)
+        talk = await Conversation.begin(old.client, assistant.id)
+        run = await talk.start()
         old.signal(signal.SIGTERM)
         assert await old.ended() == 0
-        ended.append("run." + await old_polls)
+        polled = Conversation(serving[turn].client, assistant.id, talk.thread_id)
+        ended.append("run." + (await polled.stopped(run)).status)
     is_over.set()
     await asyncio.gather(*streaming)
     assert set(ended) == {"run.completed"}
@@ -207,13 +217,6 @@ async def test_a_rolling_restart_fails_no_run(launch: Launch, model: ScriptedMod
 
 
 USER: Any = {"role": "user", "content": "Hi"}
-
-
-async def poll_once(old: Process, assistant_id: str, new: Process) -> str:
-    """A run that is started at the one and waited for at the other."""
-    talk = await Conversation.begin(old.client, assistant_id)
-    run = await talk.start()
-    return (await Conversation(new.client, assistant_id, talk.thread_id).stopped(run)).status
 
 
 async def test_children_share_a_port_and_are_started_again(

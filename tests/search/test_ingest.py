@@ -3,6 +3,7 @@ there in the end, whoever is cancelled, deleted, killed or down."""
 
 import asyncio
 import io
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ FOODS = "Anna likes pizza with olives."
 PETS = "Ben has a parrot called Otto."
 BAD_PDF = b"%PDF-1.7\nnothing of a PDF follows"
 # About 300 chunks, and no two alike.
-NOVEL = "".join(f"Chapter {n}. " + f"It was day {n} of the journey. " * 12 for n in range(300))
+DAYS = range(300)
+NOVEL = "".join(f"Chapter {n}. " + f"It was day {n} of the journey. " * 12 for n in DAYS)
 
 
 def counts(thing: Any) -> dict[str, int]:
@@ -309,18 +311,30 @@ async def launch(database_url: str, model: ScriptedModel, tmp_path: Path) -> Asy
 
 
 class SlowEmbedder:
-    """Lets so many requests through, and keeps the others waiting for ever."""
+    """Has vectors for the novel up to a day, and keeps whoever asks for later ones waiting.
+
+    It does not count requests: a batch may come before the one that is to be written first, and
+    comes again from whoever takes over.
+    """
 
     def __init__(self, model: ScriptedModel) -> None:
-        self._left = 0
+        self._allowed = len(DAYS)
+        self._kept_waiting: list[tuple[int, Gate]] = []
         model.before_embeddings = self._before
 
-    def allow(self, requests: int) -> None:
-        self._left = requests
+    def allow(self, days: int) -> None:
+        self._allowed = days
+        for wanted, gate in self._kept_waiting:
+            if wanted <= days:
+                gate.set()
 
     def _before(self, body: dict[str, Any]) -> Reply | None:
-        self._left -= 1
-        return None if self._left >= 0 else Reply(gate=Gate())
+        wanted = max(int(day) for day in re.findall(r"day (\d+)", " ".join(body["input"])))
+        if wanted <= self._allowed:
+            return None
+        gate = Gate()
+        self._kept_waiting.append((wanted, gate))
+        return Reply(gate=gate)
 
 
 async def test_who_takes_over_from_the_killed_loses_and_doubles_nothing(
@@ -330,23 +344,24 @@ async def test_who_takes_over_from_the_killed_loses_and_doubles_nothing(
     embedder = SlowEmbedder(model)
     first, second = await asyncio.gather(launch(**searching), launch("worker", **searching))
     store = await first.client.vector_stores.create()
-    embedder.allow(1_000)
     calm = await put(first.client, store, NOVEL, chunking_strategy=SMALL_CHUNKS)
     undisturbed = await chunk_rows(database, calm.id)
     assert len(undisturbed) > 250
 
-    embedder.allow(3)
+    embedder.allow(len(DAYS) // 3)
     uploaded = await first.client.files.create(
         file=("text.txt", NOVEL.encode()), purpose="assistants"
     )
     await first.client.vector_stores.files.create(
         store.id, file_id=uploaded.id, chunking_strategy=SMALL_CHUNKS
     )
-    reached = await _killed(database, uploaded.id, [first, second], later_than=0)
-    embedder.allow(3)
-    await _killed(database, uploaded.id, [first, second], later_than=reached)
+    alive = [first, second]
+    reached = await _killed(database, uploaded.id, alive)
+    embedder.allow(2 * len(DAYS) // 3)
+    await _killed(database, uploaded.id, alive, later_than=reached)
+    assert alive == []
     third = await launch(**searching)
-    embedder.allow(1_000)
+    embedder.allow(len(DAYS))
     file = await polled(third.client, store.id, uploaded.id)
     assert file.status == "completed", file.last_error
     assert await chunk_rows(database, uploaded.id) == undisturbed
@@ -364,47 +379,50 @@ async def test_chunks_that_another_process_made_otherwise_are_made_again(
     embedder = SlowEmbedder(model)
     first = await launch(**searching)
     store = await first.client.vector_stores.create()
-    embedder.allow(1_000)
     calm = await put(first.client, store, NOVEL, chunking_strategy=SMALL_CHUNKS)
-    embedder.allow(3)
+    embedder.allow(len(DAYS) // 3)
     uploaded = await first.client.files.create(
         file=("text.txt", NOVEL.encode()), purpose="assistants"
     )
     await first.client.vector_stores.files.create(
         store.id, file_id=uploaded.id, chunking_strategy=SMALL_CHUNKS
     )
-    await _killed(database, uploaded.id, [first], later_than=0)
+    await _killed(database, uploaded.id, [first])
     async with database.connection() as connection:
         await connection.execute(
             "UPDATE chunks SET text = left(text, -1) WHERE file_id = %s", [uploaded.id]
         )
     second = await launch(**searching)
-    embedder.allow(1_000)
+    embedder.allow(len(DAYS))
     file = await polled(second.client, store.id, uploaded.id)
     assert file.status == "completed", file.last_error
     assert await chunk_rows(database, uploaded.id) == await chunk_rows(database, calm.id)
 
 
 async def _killed(
-    database: Database, file_id: str, processes: list[Process], *, later_than: int
+    database: Database, file_id: str, alive: list[Process], *, later_than: int = 0
 ) -> int:
-    """Kill whoever has brought the file further than that; returns how far."""
-    reached: list[tuple[str, int]] = []
+    """Kill that one of them which has brought the file further; returns how far it is then."""
+    holders: list[Process] = []
 
-    async def got_further() -> bool:
+    async def who_and_how_far() -> tuple[str | None, int]:
         async with database.connection() as connection:
             cursor = await connection.execute(
-                "SELECT worker, chunk_count FROM vector_store_files"
-                " WHERE id = %s AND worker IS NOT NULL AND chunk_count > %s",
-                [file_id, later_than],
+                "SELECT worker, chunk_count FROM vector_store_files WHERE id = %s", [file_id]
             )
-            reached[:] = await cursor.fetchall()
-        return bool(reached)
+            [(worker, count)] = await cursor.fetchall()
+        return worker, count
 
-    await eventually(got_further, 30)
-    [(worker, count)] = reached
-    [holder] = [one for one in processes if f":{one.pid}:" in worker]
-    await holder.kill()
+    async def got_further() -> bool:
+        worker, count = await who_and_how_far()
+        holders[:] = [one for one in alive if worker and f":{one.pid}:" in worker]
+        return bool(holders) and count > later_than
+
+    await eventually(got_further, 60)
+    [holder] = holders
+    await holder.dies()
+    alive.remove(holder)
+    _, count = await who_and_how_far()
     return count
 
 
@@ -465,10 +483,9 @@ async def test_a_server_that_stops_hands_back_what_it_has_begun(
     embedder = SlowEmbedder(model)
     async with serve(embedding_model="hashing") as server, _client(server) as client:
         store = await client.vector_stores.create()
-        embedder.allow(1_000)
         calm = await put(client, store, NOVEL, chunking_strategy=SMALL_CHUNKS)
         undisturbed = await chunk_rows(database, calm.id)
-        embedder.allow(2)
+        embedder.allow(len(DAYS) // 3)
         uploaded = await client.files.create(
             file=("text.txt", NOVEL.encode()), purpose="assistants"
         )
@@ -485,7 +502,7 @@ async def test_a_server_that_stops_hands_back_what_it_has_begun(
     async with database.connection() as connection:
         cursor = await connection.execute("SELECT DISTINCT worker FROM vector_store_files")
         assert await cursor.fetchall() == [(None,)]
-    embedder.allow(1_000)
+    embedder.allow(len(DAYS))
     before = len(embeddings(model))
     async with serve(embedding_model="hashing") as server, _client(server) as client:
         file = await polled(client, store.id, uploaded.id)

@@ -228,7 +228,7 @@ async def test_a_killed_process_takes_no_room_with_it(
             await model.received(1)
             async with api.stream(talks[1].runs_path, talks[1].body) as waiting:
                 runs.append((await waiting.until("thread.run.queued")).data["id"])
-                await first.kill()
+                await first.dies()
         for talk, run_id in zip(talks, runs, strict=True):
             there = Conversation(second.client, assistant.id, talk.thread_id)
             assert (await there.stopped(run_id)).status == "completed"
