@@ -148,7 +148,7 @@ async def test_every_operation_on_documents_answers_by_the_contract(wire: Wire) 
     await do("POST", f"{store}/files", {"file_id": whole})
     in_store = f"{store}/files/{whole}"
     await do("GET", f"{store}/files")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while (await do("GET", in_store)).json["status"] == "in_progress":  # noqa: ASYNC110 - as clients do
             await asyncio.sleep(0.05)
     await do("POST", in_store, {"attributes": {"a": 1}})

@@ -92,7 +92,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await is_so():  # noqa: ASYNC110 - a folder sends no events
             await asyncio.sleep(0.01)
 
@@ -152,7 +152,7 @@ async def test_a_file_is_on_the_wire_what_it_was_there(http: Http, database: Dat
         "status_details": None,
     }
     assert file_id.startswith("file-")
-    assert abs(time.time() - created_at) < 5
+    assert abs(time.time() - created_at) < 60
     assert await http.call("GET", f"/files/{file_id}") == (200, created)
     async with database.connection() as connection:
         row = await files.get(connection, projects.DEFAULT_PROJECT_ID, file_id)

@@ -240,7 +240,7 @@ async def test_when_the_client_of_a_stream_goes_the_model_is_stopped(
         async with _post(http, server, body) as response:
             assert b"Half" in await response.content.readany()
             response.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await model.disconnected()
 
     async def is_counted() -> bool:
@@ -258,7 +258,7 @@ async def test_when_a_client_goes_before_its_answer_the_model_is_stopped(
         asking = asyncio.create_task(_read_all(http, server, body))
         await model.received(1)
         asking.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await model.disconnected()
         await asyncio.gather(asking, return_exceptions=True)
 

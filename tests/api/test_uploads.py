@@ -103,7 +103,7 @@ async def test_an_upload_is_on_the_wire_what_it_was_there(wire: Wire, shared: Sh
         "file": None,
     }
     assert upload["id"].startswith("upload_")
-    assert abs(time.time() - created_at) < 5
+    assert abs(time.time() - created_at) < 60
     answer = await send_part(wire, upload["id"], form(("data", b"hello")))
     part = answer.json
     assert part == {

@@ -47,7 +47,7 @@ async def test_a_batch_counts_its_files_from_the_first_answer(
     await wire.post(f"{path}/files", {"file_id": other})
     answer = await wire.send("POST", f"{path}/file_batches", {"file_ids": file_ids})
     batch = answer.json
-    assert abs(time.time() - batch["created_at"]) < 5
+    assert abs(time.time() - batch["created_at"]) < 60
     assert batch == {
         "id": batch["id"],
         "object": "vector_store.file_batch",

@@ -47,7 +47,7 @@ async def test_an_attached_file_is_in_progress_at_once(wire: Wire, stores: Store
     path = f"/vector_stores/{store_id}/files"
     answer = await wire.send("POST", path, {"file_id": file_id, "attributes": {"a": "b"}})
     file = answer.json
-    assert abs(time.time() - file["created_at"]) < 5
+    assert abs(time.time() - file["created_at"]) < 60
     assert file == {
         "id": file_id,
         "object": "vector_store.file",
@@ -275,7 +275,7 @@ async def test_every_process_hears_that_files_wait(
         while not heard.empty():
             heard.get_nowait()
         await wire.post(path, body)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await heard.get() != FILES_WAIT:
                 pass
     listening.cancel()

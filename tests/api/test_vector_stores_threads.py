@@ -186,7 +186,7 @@ async def test_a_document_goes_into_the_store_that_the_thread_has(
     await wire.post(f"/threads/{thread['id']}/messages", with_document(file_id))
     store = await wire.get(f"/vector_stores/{store_id}")
     assert (store["expires_after"], store["file_counts"]["total"]) == (None, 1)
-    assert abs(store["last_active_at"] - time.time()) < 5
+    assert abs(store["last_active_at"] - time.time()) < 60
     assert await count(stores) == 1
 
 

@@ -122,7 +122,7 @@ async def send_bytes(address: str, sent: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(where.host, where.port)
     writer.write(sent)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await reader.read()
     finally:
         writer.close()

@@ -197,7 +197,7 @@ async def test_the_helpers_read_every_stream(name: str, serve: Serve, model: Scr
 async def _read(scene: Scene, talk: Conversation, reader: AsyncReader | SyncReader) -> None:
     reading = asyncio.create_task(reader.create())
     if scene.meanwhile is not None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await reader.heard.wait()
         await scene.meanwhile(talk, reader.run_ids[0])
     told, run, messages, steps = await reading

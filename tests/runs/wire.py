@@ -12,7 +12,7 @@ from openai.types.beta.threads import Message, Run
 from openai.types.beta.threads.runs import RunStep
 
 Json = dict[str, Any]
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 _LOOK_EVERY_S = 0.02
 ENDED = {"completed", "incomplete", "failed", "cancelled", "expired"}
 

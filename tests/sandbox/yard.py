@@ -102,7 +102,7 @@ class Yard:
     async def containers(self) -> list[str]:
         return sorted(container.name for container in await self.engine.containers())
 
-    async def until(self, containers: int, within_s: float = 20) -> None:
+    async def until(self, containers: int, within_s: float = 30) -> None:
         """There are as many containers."""
 
         async def are_there() -> bool:
@@ -152,7 +152,7 @@ async def let_go(one: Sandboxes, session: Session) -> None:
     await one.until_quiet()
 
 
-async def run(session: Session, code: str, timeout_s: float = 20) -> tuple[CellEnd, str, int]:
+async def run(session: Session, code: str, timeout_s: float = 60) -> tuple[CellEnd, str, int]:
     """The end, the text, and how many images there were."""
     outputs: list[Output] = []
     end = await session.run(code, timeout_s=timeout_s, on_output=outputs.append)

@@ -165,7 +165,7 @@ async def test_two_that_put_in_do_not_wait_for_each_other(
     first, second = await library.file(store, []), await library.file(store, [])
     async with database.transaction() as one, database.transaction() as other:
         await chunks.insert(one, store.id, first, new_chunks(["apples"]), None, "english")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await chunks.insert(other, store.id, second, new_chunks(["apples"]), None, "english")
 
 

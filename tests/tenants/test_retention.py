@@ -244,7 +244,7 @@ async def test_a_sweep_begins_with_the_server_and_the_admin_sees_what_it_would_d
         assert (status, plan["threads"]["count"], plan["files"]["count"]) == (200, 1, 0)
         await admin.sdk.close()
     async with serve():
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await attic.preview()).threads.count:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     with pytest.raises(Exception, match="No thread found"):

@@ -45,7 +45,7 @@ class Receiver:
         assert self._runner is not None
         await self._runner.cleanup()
 
-    async def received(self, count: int, patience_s: float = 10) -> list[Taken]:
+    async def received(self, count: int, patience_s: float = 30) -> list[Taken]:
         async with asyncio.timeout(patience_s), self._changed:
             await self._changed.wait_for(lambda: len(self.taken) >= count)
         return self.taken
