@@ -55,9 +55,9 @@ def test_only_what_may_become_a_marker_is_held_back(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["【" * 200_000, "【4:0†" * 40_000, "【4:0†x】" * 40_000])
 def test_a_flood_of_brackets_takes_no_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert "".join(scanned([text])) == text
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @given(st.integers(0, 999_999), st.integers(0, 999_999), st.text(max_size=600))

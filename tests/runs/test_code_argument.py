@@ -102,7 +102,7 @@ def test_what_models_write(written: str, code: str) -> None:
 
 @pytest.mark.parametrize("code", ["x" * 1_000_000, "\\" * 300_000, "é\n" * 200_000])
 def test_long_code_takes_no_time(code: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     written = json.dumps({"code": code})
     assert read([written[at : at + 50] for at in range(0, len(written), 50)]) == code
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5

@@ -646,6 +646,7 @@ async def test_a_file_just_attached_is_found(shelf: Shelf, begun: Any) -> None:
     )
     shelf.model.answer = searching("Anna has a parrot", say=lambda markers: ["".join(markers)])
     run = await begun(shelf, talk, file_id)
+    await talk.reaches(run, "in_progress")
     await asyncio.sleep(0.5)
     assert chats(shelf.model) == []
     assert (await talk.look(run.id)).status == "in_progress"

@@ -122,9 +122,9 @@ def test_only_what_may_become_a_link_is_held_back(text: str) -> None:
 
 @pytest.mark.parametrize("text", [PREFIX * 20_000, "s" * 300_000, (PREFIX + "out.csv ") * 10_000])
 def test_a_flood_of_links_takes_no_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert annotated([text])[0] == text
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_what_is_there_now_comes_before_what_was_linked_and_what_was_given() -> None:

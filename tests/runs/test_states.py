@@ -114,10 +114,13 @@ async def test_a_run_that_is_cancelled_while_it_waits(
 
 async def test_a_run_that_expires_while_it_waits(serve: Serve, model: ScriptedModel) -> None:
     model.reply(Reply(tool_calls=[WEATHER_CALL]))
-    async with serve(run_expires_after_s=2) as server, _client(server) as client:
+    async with serve(run_expires_after_s=60) as server, _client(server) as client:
         talk = await _begin(client)
         waiting = await talk.run()
         assert waiting.status == "requires_action"
+        assert waiting.expires_at == waiting.created_at + 60
+        async with server.runtime.database.connection() as connection:
+            await connection.execute("UPDATE runs SET expires_at = expires_at - 60")
         ended = await talk.reaches(waiting, "expired")
         assert shown(ended) == {"started_at", "usage"}
         [step] = await talk.steps(ended)
@@ -148,7 +151,7 @@ async def test_a_model_that_fails(
 ) -> None:
     model.answer = lambda body: reply
     async with (
-        serve(model_max_attempts=2, model_idle_timeout_s=0.2) as server,
+        serve(model_max_attempts=2, model_idle_timeout_s=1) as server,
         _client(server) as client,
     ):
         talk = await _begin(client)
@@ -541,7 +544,7 @@ async def test_the_exact_request_is_kept_with_its_step(
         assert told["usage"]["total_tokens"] == step.usage.total_tokens
         timings = told["timings"]
         times = ("queue_ms", "prompt_ms", "connect_ms", "first_token_ms", "generation_ms")
-        assert all(0 <= timings[name] < 10_000 for name in (*times, "database_ms"))
+        assert all(0 <= timings[name] < 60_000 for name in (*times, "database_ms"))
         assert (timings["tools_ms"] is not None) == (step.type == "tool_calls")
     missing, _ = await api.get(f"{talk.runs_path}/{ended.id}/steps/step_missing/request")
     assert missing == 404

@@ -47,7 +47,7 @@ async def _goes_on(one: Sandboxes, thread: str) -> str:
     for _ in range(3):
         session = await hold(one, thread)
         try:
-            await session.run("0", timeout_s=10, on_output=lambda _: None)
+            await session.run("0", timeout_s=60, on_output=lambda _: None)
             return await said(session, "print(6 * 7)")
         except (SandboxAway, AssertionError):
             continue

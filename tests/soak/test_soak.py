@@ -43,7 +43,7 @@ GROWTH_MAX_DESCRIPTORS = 5
 GROWTH_MAX_THREADS = 4  # of the default executor, which fills up slowly
 
 LOOK_EVERY_S = 0.5
-REST_MAX_S = 60.0  # connections are kept for 15 s after their last use, by either side
+REST_MAX_S = 120.0  # connections are kept for 15 s after their last use, by either side
 SWEPT_AFTER_S = KEPT_S + 60 + 15  # the log is swept every minute
 
 SETTINGS = {

@@ -16,7 +16,7 @@ from tenants.conftest import NewTenant, Tenant
 from tenants.test_organization import ADMIN_KEY, Admin
 from threadmill.app import Served
 from threadmill.demo.scripted_model import Gate, Reply, ScriptedModel, ToolCall
-from threadmill.store import runs, usage
+from threadmill.store import runs, usage, workers
 from threadmill.store.database import Database
 from threadmill.store.limits import Caller
 from threadmill.store.rows import Project
@@ -126,6 +126,7 @@ async def test_a_write_that_is_repeated_is_counted_once(
     started = await talk.start()
     await model.received(1)
     async with database.connection() as connection:
+        await workers.renew(connection, "we", 3600)
         await connection.execute("UPDATE runs SET worker = 'we', claims = claims + 1")
         row = await runs.get(connection, one.project_id, talk.thread_id, started.id)
         row.prompt_tokens, row.completion_tokens, row.turns = 100, 20, 1
@@ -146,7 +147,7 @@ async def test_a_write_that_is_repeated_is_counted_once(
         "num_model_requests": 1,
     }
     answer = await one.send("POST", "/threads/runs", {"assistant_id": assistant.id})
-    assert 880 <= int(answer.headers["x-ratelimit-remaining-tokens"]) < 920
+    assert 880 <= int(answer.headers["x-ratelimit-remaining-tokens"]) < 980  # some come back
     gate.set()
 
 
@@ -166,7 +167,7 @@ async def test_a_killed_process_loses_and_doubles_nothing(
         run = await talk.run()
         await talk.answer(run)
         await model.received(2)
-        await first.kill()
+        await first.dies()
         there = Conversation(second.client, assistant.id, talk.thread_id)
         assert (await there.stopped(run)).status == "completed"
     async with database.connection() as connection:
@@ -193,7 +194,7 @@ async def test_calls_outside_of_runs_are_counted_too(tenant: NewTenant, database
     assert (found["assistant_id"], found["model"]) == ("", "m")
     assert sums([found]) == {"input_tokens": 270, "output_tokens": 30, "num_model_requests": 3}
     answer = await one.send("POST", "/threads/runs", {"assistant_id": "asst_none"})
-    assert 700 <= int(answer.headers["x-ratelimit-remaining-tokens"]) < 740
+    assert 700 <= int(answer.headers["x-ratelimit-remaining-tokens"]) < 800
 
 
 async def test_days_are_those_that_were_asked_for(tenant: NewTenant, database: Database) -> None:

@@ -94,7 +94,7 @@ async def test_the_end_of_a_run_is_told_and_the_sdk_finds_it_genuine(
     assert event.id.startswith("evt_")
     retrieved = await client.beta.threads.runs.retrieve(run.id, thread_id=talk.thread_id)
     assert taken.event["data"] == retrieved.model_dump(exclude_unset=True)
-    assert abs(event.created_at - (retrieved.completed_at or 0)) <= 1
+    assert abs(event.created_at - (retrieved.completed_at or 0)) < 60
     assert taken.headers["content-type"] == "application/json"
     [delivery] = await _settled(client, endpoint.id)
     assert (delivery["id"], delivery["status"]) == (taken.id, "delivered")
@@ -265,7 +265,7 @@ async def test_an_endpoint_that_never_answers_holds_up_no_other(
         talk = await _talk(client)
         for _ in range(12):
             await talk.run()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while sum(one.path == "/quick" for one in receiver.taken) < 12:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         silent = [one for one in receiver.taken if one.path == "/silent"]
@@ -331,12 +331,12 @@ async def test_an_endpoint_can_be_tried_out(client: Client, receiver: Receiver) 
 
 
 async def test_what_a_killed_process_had_not_told_another_one_tells(
-    database_url: str, model: ScriptedModel, receiver: Receiver, tmp_path: Path
+    database_url: str, database: Any, model: ScriptedModel, receiver: Receiver, tmp_path: Path
 ) -> None:
     """One event that it had just sent, without hearing the answer, and one that it had not."""
     environment = FAST | {
         "THREADMILL_WEBHOOK_ALLOW_PRIVATE_ADDRESSES": "true",
-        "THREADMILL_WEBHOOK_TIMEOUT_S": "1",
+        "THREADMILL_WEBHOOK_TIMEOUT_S": "60",
         "THREADMILL_WEBHOOK_RETRY_WAITS_S": "0.1,0.1",
     }
     receiver.holds = {"/held"}
@@ -348,8 +348,10 @@ async def test_what_a_killed_process_had_not_told_another_one_tells(
         await talk.run()
         [held] = await receiver.received(1)
         await talk.run()
-        await first.kill()
+        await first.dies()
         receiver.holds = set()
+        async with database.connection() as connection:  # as when that time is over
+            await connection.execute("UPDATE webhook_deliveries SET due_at = now()")
         second = await launch(**environment)
         ended = await _settled(second.client, endpoint.id)
         assert [one["status"] for one in ended] == ["delivered", "delivered"]
