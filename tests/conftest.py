@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import openai
 import psycopg
 import pytest
@@ -22,6 +23,12 @@ from threadmill.store.database import Database
 
 os.environ.pop("OPENAI_BASE_URL", None)
 os.environ.pop("OPENAI_API_KEY", None)
+
+# How long an example takes is for the machine to say.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 # Nothing here is worth waiting for a disk.
 FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}

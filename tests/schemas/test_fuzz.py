@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.bodies import TAKEN
@@ -49,7 +49,7 @@ def places(node: Any) -> list[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(raw=st.binary() | JSON.map(orjson.dumps))
 @example(raw=b"[" * 2000)
 @example(raw=b'{"":1}')
@@ -58,7 +58,7 @@ def test_any_bytes(shape: type[Shape], raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_good_body_with_something_put_into_it(shape: type[Shape], data: st.DataObject) -> None:
     body = copy.deepcopy(TAKEN[shape][1])

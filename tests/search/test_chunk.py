@@ -41,7 +41,6 @@ def without_overlaps(found: list[Chunk], split: Split, overlap: int) -> str:
 
 
 @given(PASSAGES, st.integers(4, 60), st.integers(0, 30))
-@settings(deadline=None)
 def test_without_overlap_chunks_join_to_the_text(
     passages: list[Passage], size: int, ignored: int
 ) -> None:
@@ -56,7 +55,6 @@ def test_without_overlap_chunks_join_to_the_text(
 
 
 @given(st.integers(8, 120), st.data())
-@settings(deadline=None)
 def test_overlaps_are_as_asked_or_smaller_and_all_text_is_there(
     size: int, data: st.DataObject
 ) -> None:
@@ -68,7 +66,6 @@ def test_overlaps_are_as_asked_or_smaller_and_all_text_is_there(
 
 
 @given(PASSAGES, st.integers(4, 60), st.data())
-@settings(deadline=None)
 def test_no_chunk_is_too_large_or_empty(
     passages: list[Passage], size: int, data: st.DataObject
 ) -> None:
@@ -80,7 +77,6 @@ def test_no_chunk_is_too_large_or_empty(
 
 
 @given(PASSAGES, st.integers(4, 60), st.data())
-@settings(deadline=None)
 def test_the_same_text_gives_the_same_chunks(
     passages: list[Passage], size: int, data: st.DataObject
 ) -> None:
@@ -140,7 +136,7 @@ def test_special_tokens_are_plain_text() -> None:
 
 
 @given(st.lists(ANY_TEXT, min_size=1, max_size=5), st.integers(8, 40), st.data())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_real_tokens_never_cut_a_character(
     texts: list[str], size: int, data: st.DataObject
 ) -> None:

@@ -86,7 +86,7 @@ def selected(connection: psycopg.Connection, attributes: Json, one: Json) -> boo
     return found
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 @hypothesis.given(attributes=st.dictionaries(KEYS, VALUES, max_size=4), one=FILTERS)
 def test_the_database_selects_what_python_does(
     connection: psycopg.Connection, attributes: Json, one: Json

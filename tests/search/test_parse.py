@@ -26,7 +26,7 @@ OTHERS: set[psutil.Process] = set()  # that ran before the test
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", tokenizer_download_timeout_s=2)
+    return Settings(data_dir=tmp_path / "data", tokenizer_download_timeout_s=10)
 
 
 @pytest.fixture(autouse=True)

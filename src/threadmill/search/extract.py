@@ -139,7 +139,7 @@ class Zygote:
 
 
 def _exact_split(begin: frames.Begin) -> Split | None:
-    counter = TokenCounter(Path(begin.cache_dir), begin.download_timeout_s)
+    counter = TokenCounter(Path(begin.cache_dir), begin.load_timeout_s)
     encoding = counter.encoding(begin.encoding_of)
     if encoding is None:
         return None

@@ -29,7 +29,7 @@ class Begin(msgspec.Struct, tag="begin"):
 
     encoding_of: str  # a model's name
     cache_dir: str
-    download_timeout_s: float
+    load_timeout_s: float
     exact: bool  # the encoding's file is there
 
 

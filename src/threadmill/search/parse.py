@@ -130,7 +130,10 @@ class DocumentReader:
                     frames.Begin(
                         _ENCODING_OF,
                         str(self._cache_dir),
-                        self._settings.tokenizer_download_timeout_s,
+                        # What could be loaded here can be loaded there, however long that takes
+                        # on a busy machine: whoever goes on with a document after a kill has to
+                        # count as the one before did, or chunks would be missing.
+                        _START_TIMEOUT_S,
                         loading.exact,
                     )
                 )
