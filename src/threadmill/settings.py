@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     # The original refused to hand out files of the purposes assistants and user_data.
     allow_assistants_file_download: bool = False
 
+    # --- the dashboard ---
+    dashboard: bool = True  # at /ui; off: nothing of it is loaded
+    # Whether people find threads by what was said in them. The index costs each message 0.05 ms.
+    thread_text_search: bool = True
+
     # --- runs ---
     # False: this process only answers requests; others execute runs and read documents.
     executor: bool = True

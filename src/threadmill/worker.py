@@ -14,7 +14,7 @@ from threadmill.runs.log import EVENTS, FOLLOW, EventLog
 from threadmill.runtime import Runtime
 from threadmill.search import expiry
 from threadmill.search.ingest import Ingester
-from threadmill.store import hnsw, idempotency
+from threadmill.store import hnsw, idempotency, thread_search
 from threadmill.store.database import Unreachable
 from threadmill.store.notify import Hints
 from threadmill.webhooks.delivery import Deliveries
@@ -84,6 +84,11 @@ class Worker:
             *([self._log.sweep] if self._log else []),
             self._ingester.claim_files,
             partial(hnsw.keep_indexes, self._runtime.database),
+            partial(
+                thread_search.keep_index,
+                self._runtime.database,
+                wanted=self.settings.thread_text_search,
+            ),
             partial(expiry.sweep, self._runtime),
             self._runtime.sandboxes.sweep,
             self._runtime.sandboxes.keep_warm,

@@ -7,7 +7,7 @@ from psycopg import errors
 
 # The newest revision in migrations/versions (a test holds that it is), so that a server with an
 # up-to-date database need not load alembic to know it.
-HEAD = "0007"
+HEAD = "0008"
 
 _INSIDE_THE_PACKAGE = Path(__file__).parent.parent / "migrations"  # in the wheel
 _BESIDE_THE_PACKAGE = Path(__file__).parents[3] / "migrations"  # in a checkout

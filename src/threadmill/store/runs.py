@@ -131,6 +131,16 @@ async def get(connection: Connection, project_id: str, thread_id: str, run_id: s
     return row
 
 
+async def find(connection: Connection, project_id: str, run_ids: list[str]) -> list[Run]:
+    """Those of the runs that exist."""
+    return await query.many(
+        connection,
+        Run,
+        f"SELECT {_COLUMNS} FROM runs WHERE id = ANY(%(ids)s) AND project_id = %(project_id)s",
+        {"ids": run_ids, "project_id": project_id},
+    )
+
+
 async def list_page(
     connection: Connection, project_id: str, thread_id: str, cursor: Cursor
 ) -> tuple[list[Run], bool]:

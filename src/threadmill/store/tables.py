@@ -112,6 +112,17 @@ api_keys = Table(
     Index(None, "project_id", "seq"),
 )
 
+# Who is signed in at the dashboard.
+sign_ins = Table(
+    "sign_ins",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True),  # SHA-256; the token is never stored
+    Column("key_hash", LargeBinary, nullable=False),  # of the API key: a static one has no row
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+)
+
 assistants = Table(
     "assistants",
     metadata,
@@ -149,6 +160,7 @@ threads = Table(
     Column("active_at", BigInteger, nullable=False),
     Column("first_user_text", Text),
     Index(None, "project_id", "seq"),
+    Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
 )
 
 messages = Table(
@@ -174,6 +186,8 @@ messages = Table(
     CheckConstraint("role IN ('user', 'assistant')", name="role"),
     Index(None, "thread_id", "seq"),
     Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")),
+    # A setting removes it (store/thread_search.py).
+    Index("messages_words_idx", text("message_words(content)"), postgresql_using="gin"),
 )
 
 runs = Table(

@@ -12,7 +12,7 @@ from threadmill.store import messages, query, run_events
 from threadmill.store.database import Connection
 from threadmill.store.messages import NewMessage
 from threadmill.store.page import Cursor, page
-from threadmill.store.rows import Thread, columns
+from threadmill.store.rows import Message, Thread, columns
 
 _JSON = {"tool_resources": Json, "metadata": Jsonb}
 
@@ -119,3 +119,42 @@ async def list_page(
     connection: Connection, project_id: str, cursor: Cursor
 ) -> tuple[list[Thread], bool]:
     return await page(connection, Thread, "threads", cursor, "thread", project_id=project_id)
+
+
+async def fork(connection: Connection, project_id: str, thread_id: str, message_id: str) -> Thread:
+    """A new thread with copies of the messages up to this one. Wants a transaction.
+
+    The copies belong to no run: what a run wrote is found by its id, and it wrote only one of them.
+    """
+    await get(connection, project_id, thread_id)
+    await messages.get(connection, project_id, thread_id, message_id)
+    copied = {"thread_id": thread_id, "message_id": message_id, "new_id": ids.new("thread")}
+    row = await query.one(
+        connection,
+        Thread,
+        "INSERT INTO threads"
+        " (id, project_id, created_at, metadata, tool_resources, active_at, first_user_text)"
+        " SELECT %(new_id)s, project_id, %(now)s, metadata, tool_resources, %(now)s,"
+        " first_user_text FROM threads WHERE id = %(thread_id)s"
+        f" RETURNING {columns(Thread)}",
+        copied | {"now": int(time.time())},
+    )
+    assert row is not None
+    cursor = await connection.execute(
+        "SELECT id FROM messages WHERE thread_id = %(thread_id)s AND status <> 'in_progress'"
+        " AND seq <= (SELECT seq FROM messages WHERE id = %(message_id)s) ORDER BY seq",
+        copied,
+    )
+    old_ids = [old_id for (old_id,) in await cursor.fetchall()]
+    changed = {"id": "copy.new_id", "thread_id": "%(new_id)s", "run_id": "NULL"}
+    names = Message.__struct_fields__
+    await query.execute(
+        connection,
+        f"INSERT INTO messages ({', '.join(names)})"
+        f" SELECT {', '.join(changed.get(name, f'messages.{name}') for name in names)}"
+        " FROM unnest(%(old_ids)s::text[], %(new_ids)s::text[]) WITH ORDINALITY"
+        " AS copy (old_id, new_id, place) JOIN messages ON messages.id = copy.old_id"
+        " ORDER BY copy.place",
+        copied | {"old_ids": old_ids, "new_ids": [ids.new("msg") for _ in old_ids]},
+    )
+    return row
