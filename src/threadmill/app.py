@@ -94,6 +94,11 @@ def create_app(
     app.include_router(metrics.router)
     if runtime.settings.admin_key is not None:
         app.include_router(organization.router, prefix="/v1")
+    if runtime.settings.dashboard:
+        # Not above: who turned it off has nothing of it in memory, nor of what it stands on.
+        from threadmill.dashboard import site
+
+        site.add_to(app, runtime, worker.executor, keys)
     app.add_middleware(Idempotency)
     _render_errors(app)
     return _in_envelope(app, runtime)

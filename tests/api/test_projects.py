@@ -269,6 +269,7 @@ def test_no_route_is_left_out(shared: Shared) -> None:
     routes = {
         (method, bare(route.path.removeprefix("/v1")))
         for included in app._app.routes
+        if hasattr(included, "effective_route_contexts")  # the dashboard has a test of its own
         for route in included.effective_route_contexts()
         for method in route.methods
     }

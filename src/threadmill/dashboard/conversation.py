@@ -1,0 +1,176 @@
+"""A thread as people read it: what was said, by which run, standing on what."""
+
+import re
+from typing import Any
+
+import msgspec
+from markupsafe import Markup
+
+from threadmill.dashboard import markdown
+from threadmill.store import files, runs, steps
+from threadmill.store.database import Connection
+from threadmill.store.rows import Message, Run
+
+Json = dict[str, Any]
+
+_RENDERED_MAX_CHARACTERS = 200_000  # on one page; what comes after is shown as plain text
+_MARKER = re.compile(r"【(\d+):(\d+)†")
+
+
+class Citation(msgspec.Struct):
+    """A passage that a message stands on. None of it is known where its run was not recorded."""
+
+    number: int
+    address: str  # in the page
+    file_id: str
+    filename: str
+    score: float | None = None
+    text: str | None = None
+
+
+class Part(msgspec.Struct):
+    """Of a message: either HTML, or a picture of the project, or the address of one elsewhere."""
+
+    html: Markup | None = None
+    image_id: str | None = None
+    image_url: str | None = None
+
+
+class Attachment(msgspec.Struct):
+    file_id: str
+    filename: str | None  # None: it is deleted
+    tools: list[str]
+
+
+class Line(msgspec.Struct):
+    """A message, or a run that has written none."""
+
+    at: int
+    message: Message | None = None
+    parts: list[Part] = []
+    citations: list[Citation] = []
+    attachments: list[Attachment] = []
+    run: Run | None = None
+
+
+async def lines(
+    connection: Connection, project_id: str, shown: list[Message], silent: list[Run]
+) -> list[Line]:
+    """Of messages in their order; `silent` are runs of which some may have written nothing."""
+    written = sorted({message.run_id for message in shown if message.run_id})
+    known = {run.id: run for run in await runs.find(connection, project_id, written)}
+    cited = sorted({m.run_id for m in shown if m.run_id and _annotations(m, "file_citation")})
+    hits = await _hits(connection, cited)
+    names = await files.names(connection, project_id, sorted(_named(shown)))
+    told: list[Line] = []
+    room = _RENDERED_MAX_CHARACTERS
+    for message in shown:
+        line = Line(message.created_at, message, run=known.get(message.run_id or ""))
+        line.citations = _citations(message, hits, names)
+        room -= sum(len(_text(part)) for part in message.content)
+        line.parts = [
+            _part(part, message, at, line.citations, is_plain=room < 0)
+            for at, part in enumerate(message.content)
+        ]
+        line.attachments = [
+            Attachment(
+                one["file_id"],
+                names.get(one["file_id"]),
+                [tool["type"] for tool in one.get("tools") or []],
+            )
+            for one in message.attachments
+        ]
+        told.append(line)
+    for run in sorted(silent, key=lambda one: one.created_at):
+        if run.id not in known:
+            earlier = [at for at, line in enumerate(told) if line.at <= run.created_at]
+            told.insert(earlier[-1] + 1 if earlier else 0, Line(run.created_at, run=run))
+    return told
+
+
+async def _hits(connection: Connection, run_ids: list[str]) -> dict[tuple[str, int, int], Json]:
+    """The passages that runs were given, by run and the two numbers of their markers."""
+    found = {}
+    for run_id, given in await steps.given_in(connection, run_ids) if run_ids else []:
+        for call in given.values():
+            for n, hit in enumerate(call.get("hits") or []):
+                found[run_id, call["m"], n] = hit
+    return found
+
+
+def _citations(
+    message: Message, hits: dict[tuple[str, int, int], Json], names: dict[str, str]
+) -> list[Citation]:
+    told = []
+    for number, one in enumerate(_annotations(message, "file_citation"), 1):
+        file_id = one["file_citation"]["file_id"]
+        marker = _MARKER.match(one["text"])
+        place = (message.run_id or "", int(marker[1]), int(marker[2])) if marker else ("", 0, 0)
+        hit = hits.get(place)
+        told.append(
+            Citation(
+                number,
+                f"{message.id}-{number}",
+                file_id,
+                hit["filename"] if hit else names.get(file_id, file_id),
+                hit["score"] if hit else None,
+                hit["text"] if hit else None,
+            )
+        )
+    return told
+
+
+def _part(
+    part: Json, message: Message, at: int, citations: list[Citation], *, is_plain: bool
+) -> Part:
+    if part["type"] == "image_file":
+        return Part(image_id=part["image_file"]["file_id"])
+    if part["type"] == "image_url":
+        return Part(image_url=part["image_url"]["url"])
+    text = _text(part)
+    if is_plain:
+        return Part(html=Markup("<pre>{}</pre>").format(text[: markdown.RENDERED_MAX_CHARACTERS]))
+    annotations = part["text"].get("annotations") or [] if part["type"] == "text" else []
+    before = sum(_is_citation(one) for one in _annotations_before(message, at))
+
+    def mark(index: int) -> Markup:
+        number = before + sum(_is_citation(one) for one in annotations[: index + 1])
+        return Markup('<a class="mark" href="#{0}" data-chunk="{0}">{1}</a>').format(
+            citations[number - 1].address, number
+        )
+
+    return Part(html=markdown.render(text, annotations, mark))
+
+
+def _annotations_before(message: Message, at: int) -> list[Json]:
+    return [
+        one
+        for part in message.content[:at]
+        if part["type"] == "text"
+        for one in part["text"].get("annotations") or []
+    ]
+
+
+def _annotations(message: Message, kind: str) -> list[Json]:
+    everything = _annotations_before(message, len(message.content))
+    return [one for one in everything if one["type"] == kind]
+
+
+def _is_citation(annotation: Json) -> bool:
+    return bool(annotation["type"] == "file_citation")
+
+
+def _text(part: Json) -> str:
+    if part["type"] == "text":
+        return str(part["text"]["value"])
+    return str(part.get("refusal") or "")
+
+
+def _named(shown: list[Message]) -> set[str]:
+    attached = {one["file_id"] for message in shown for one in message.attachments}
+    cited = {
+        one["file_citation"]["file_id"]
+        for message in shown
+        for one in _annotations(message, "file_citation")
+    }
+    return attached | cited

@@ -1,0 +1,112 @@
+"""From what a page shows to HTML: one environment of templates, in which every value is escaped."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import Request
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.responses import HTMLResponse
+
+from threadmill.dashboard.assets import Assets
+
+_SHOWN_MAX_CHARACTERS = 64 * 1024  # of one block; the rest is behind its link
+
+
+class Frame:
+    def __init__(self, assets: Assets) -> None:
+        self._templates = Environment(
+            loader=FileSystemLoader(Path(__file__).parent / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals["asset"] = assets.address
+        self._templates.filters |= {
+            "ago": _ago,
+            "duration": _duration,
+            "count": _count,
+            "size": _size,
+            "json": _json,
+            "cut": _cut,
+        }
+
+    def page(
+        self, request: Request, template: str, *, status: int = 200, **values: Any
+    ) -> HTMLResponse:
+        html = self._templates.get_template(template).render(
+            nonce=request.state.nonce,
+            viewer=getattr(request.state, "viewer", None),
+            path=request.url.path,
+            **values,
+        )
+        return HTMLResponse(html, status)
+
+
+def show(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+    frame: Frame = request.app.state.frame
+    return frame.page(request, template, status=status, **values)
+
+
+def _ago(at: int | float | None) -> Markup:
+    """How long ago, with the exact time where one points at it."""
+    if at is None:
+        return Markup("")
+    exact = datetime.fromtimestamp(at, UTC)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        exact.isoformat(timespec="seconds"), f"{exact:%Y-%m-%d %H:%M:%S} UTC", _since(at, exact)
+    )
+
+
+def _since(at: float, exact: datetime) -> str:
+    passed = max(time.time() - at, 0)
+    if passed < 60:
+        return "just now"
+    if passed < 3600:
+        return f"{passed // 60:.0f} min ago"
+    if passed < 86400:
+        return f"{passed // 3600:.0f} h ago"
+    if passed < 30 * 86400:
+        return f"{passed // 86400:.0f} d ago"
+    return f"{exact:%Y-%m-%d}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _size(size_bytes: int) -> str:
+    size: float = size_bytes
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _SHOWN_MAX_CHARACTERS:
+        return text
+    return (
+        f"{text[:_SHOWN_MAX_CHARACTERS]}\n… {len(text) - _SHOWN_MAX_CHARACTERS:,} characters more"
+    )

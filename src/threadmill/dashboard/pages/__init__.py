@@ -1,0 +1,1 @@
+"""The screens, one a module: what is asked of the store, and which template shows it."""

@@ -1,0 +1,118 @@
+"""Who looks at the pages: whoever has signed in with an API key, or, where no key is demanded,
+anybody who sits at this machine."""
+
+import time
+from collections import deque
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from fastapi import Depends, Request, Response
+
+from threadmill.runtime import Runtime
+from threadmill.store import projects, sign_ins
+
+_FAILURES_MAX = 10  # from one address
+_FAILURES_COUNT_FOR_S = 300.0
+_ADDRESSES_MAX = 10_000
+
+
+class Keys(Protocol):
+    """What is asked about API keys. The API has the answers; it and these pages do not know each
+    other."""
+
+    async def caller_of(self, key: str) -> Any: ...
+    async def are_demanded(self) -> bool: ...
+
+
+class Viewer(msgspec.Struct):
+    """Whose things are shown."""
+
+    project_id: str
+    is_signed_in: bool  # no: no key is demanded
+
+
+class SignInNeeded(Exception):
+    """The page wants a sign-in first."""
+
+
+async def viewer(request: Request) -> Viewer:
+    keys: Keys = request.app.state.keys
+    if not await keys.are_demanded():
+        found = Viewer(projects.DEFAULT_PROJECT_ID, is_signed_in=False)
+    else:
+        token = request.cookies.get(_cookie(request))
+        if not token:
+            raise SignInNeeded
+        runtime: Runtime = request.app.state.runtime
+        async with runtime.database.connection() as connection:
+            sign_in = await sign_ins.find(connection, token, _static_keys(runtime))
+        if sign_in is None:
+            raise SignInNeeded
+        found = Viewer(sign_in.project_id, is_signed_in=True)
+    request.state.viewer = found
+    return found
+
+
+async def sign_in(request: Request, key: str) -> str | None:
+    """The token for the browser; None for a key that is not valid."""
+    keys: Keys = request.app.state.keys
+    caller = await keys.caller_of(key)
+    if caller is None:
+        return None
+    runtime: Runtime = request.app.state.runtime
+    async with runtime.database.connection() as connection:
+        return await sign_ins.create(connection, projects.key_hash(key), caller.project_id)
+
+
+async def sign_out(request: Request, response: Response) -> None:
+    name = _cookie(request)
+    if token := request.cookies.get(name):
+        runtime: Runtime = request.app.state.runtime
+        async with runtime.database.connection() as connection:
+            await sign_ins.remove(connection, token)
+    response.delete_cookie(name, path="/ui", secure=_is_secure(request), httponly=True)
+
+
+def remember(request: Request, response: Response, token: str) -> None:
+    response.set_cookie(
+        _cookie(request),
+        token,
+        max_age=sign_ins.LIFETIME_S,
+        path="/ui",
+        secure=_is_secure(request),
+        httponly=True,
+        samesite="lax",
+    )
+
+
+class Attempts:
+    """Keys that were wrong, by address: guessing is slow work then."""
+
+    def __init__(self) -> None:
+        self._failures: dict[str, deque[float]] = {}
+
+    def may_try(self, address: str) -> bool:
+        failures = self._failures.get(address, deque())
+        while failures and failures[0] < time.monotonic() - _FAILURES_COUNT_FOR_S:
+            failures.popleft()
+        return len(failures) < _FAILURES_MAX
+
+    def note_failure(self, address: str) -> None:
+        if address not in self._failures and len(self._failures) >= _ADDRESSES_MAX:
+            self._failures.pop(next(iter(self._failures)))
+        self._failures.setdefault(address, deque(maxlen=_FAILURES_MAX)).append(time.monotonic())
+
+
+def _cookie(request: Request) -> str:
+    return "__Secure-threadmill" if _is_secure(request) else "threadmill"
+
+
+def _is_secure(request: Request) -> bool:
+    return request.url.scheme == "https"
+
+
+def _static_keys(runtime: Runtime) -> list[bytes]:
+    return [projects.key_hash(key.get_secret_value()) for key in runtime.settings.api_keys]
+
+
+ViewerDep = Annotated[Viewer, Depends(viewer)]

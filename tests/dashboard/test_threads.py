@@ -1,0 +1,214 @@
+"""The list of threads: pages, and what is found."""
+
+import asyncio
+import re
+import time
+
+import aiohttp
+import pytest
+
+from conftest import Serve
+from dashboard.conftest import Desk
+from threadmill.dashboard.pages.threads import parse_search
+from threadmill.demo.scripted_model import Reply, ToolCall
+from threadmill.errors import InvalidRequest
+from threadmill.store import thread_search
+from threadmill.store.database import Database
+from threadmill.store.thread_search import Wanted
+
+
+async def found(desk: Desk, query: str) -> list[str]:
+    """The ids on the page, and those of the pages behind it."""
+    ids: list[str] = []
+    path = f"/ui/threads?{query}"
+    while path:
+        html = await desk.page(path)
+        assert 'role="alert"' not in html, html
+        ids += re.findall(r'class="row" href="/ui/threads/(thread_\w+)"', html)
+        older = re.search(r'href="(/ui/threads\?[^"]*after=[^"]*)"', html)
+        path = older[1].replace("&amp;", "&") if older else ""
+    return ids
+
+
+async def test_pages_hold_every_thread_once_newest_first(desk: Desk) -> None:
+    made = [await desk.thread(f"Question {n}") for n in range(105)]
+    assert await found(desk, "") == made[::-1]
+    assert await found(desk, "q=question") == made[::-1]
+
+
+async def test_threads_of_others_are_not_shown(desk: Desk, other_desk: Desk) -> None:
+    mine, theirs = (
+        await desk.thread("secret", user="u"),
+        await other_desk.thread("secret", user="u"),
+    )
+    for query in ("", "q=secret", "q=user:u", f"q={theirs}", f"q={theirs[:12]}"):
+        assert theirs not in await found(desk, query)
+    for query in ("", "q=secret", "q=user:u", f"q={mine}"):
+        assert await found(desk, query) == [mine]
+    assert (await found(desk, f"after={theirs}")) == []
+
+
+async def test_what_threads_are_found_by(desk: Desk) -> None:
+    refund = await desk.thread("Refund for order 17?", user="u3", channel="web")
+    address = await desk.thread("Where do I change my address?", user="u4", channel="web")
+    failed = await desk.thread("Is anybody there?", channel="the shop")
+    waiting = await desk.thread("Order a taxi")
+    desk.model.say("It was sent back on Tuesday.")
+    run = await desk.run(refund, name="Support")
+    desk.model.reply(Reply(status=400))
+    assert (await desk.run(failed)).status == "failed"
+    desk.model.reply(Reply(tool_calls=[ToolCall("book")]))
+    tools = [{"type": "function", "function": {"name": "book"}}]
+    assert (await desk.run(waiting, tools=tools)).status == "requires_action"
+    for query, expected in {
+        "q=refund": [refund],
+        "q=REFUND order": [refund],
+        "q=tuesday": [refund],  # what the assistant said
+        "q=order": [waiting, refund],
+        'q="address change"': [address],
+        "q=nowhere": [],
+        "q=user:u3": [refund],
+        "q=channel:web": [address, refund],
+        'q=channel:"the shop"': [failed],
+        "q=channel:web user:u4": [address],
+        "q=channel:web refund": [refund],
+        "q=status:failed": [failed],
+        "status=failed": [failed],
+        "status=completed": [refund],
+        "status=requires_action": [waiting],
+        "status=in_progress": [],
+        f"assistant={run.assistant_id}": [refund],
+        f"q=assistant:{run.assistant_id} refund": [refund],
+        f"q={address}": [address],
+        f"q={address[:20]}": [address],
+        "q=thread_%": [],
+        "q=after:2026-01-01": [waiting, failed, address, refund],
+        "q=before:2026-01-01": [],
+        "q=before:2999-01-01 refund": [refund],
+    }.items():
+        assert await found(desk, query.replace("%", "%25")) == expected, query
+
+
+async def test_what_is_told_of_a_thread(desk: Desk) -> None:
+    thread_id = await desk.thread("Refund for order 17?", user="u3")
+    desk.model.say("Within 30 days.")
+    run = await desk.run(thread_id, name="Support <bot>")
+    html = await desk.page("/ui/threads")
+    for told in (
+        "Refund for order 17?", thread_id, "<b>user</b> u3", ">completed<", "Support &lt;bot&gt;",
+        f"/ui/runs/{run.id}", f">{run.usage.total_tokens}<", ">2<", "just now",
+    ):  # fmt: skip
+        assert told in html, told
+
+
+async def test_an_empty_list_says_how_to_fill_it(desk: Desk) -> None:
+    assert "curl http" in await desk.page("/ui/threads")
+    assert "Nothing was found" in await desk.page("/ui/threads?q=x")
+
+
+async def test_as_one_types_only_the_list_is_sent(desk: Desk) -> None:
+    await desk.thread("Hello")
+    answer = await desk.send("GET", "/ui/threads?q=hello", headers={"HX-Request": "true"})
+    html = await answer.text()
+    assert "<table" in html
+    assert "<html" not in html
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["q=status:odd", "q=before:yesterday", "after=thread_", "after=x",
+     "q=" + "+".join(f"k{n}:v" for n in range(17))],
+)  # fmt: skip
+async def test_a_search_that_makes_no_sense_says_so(desk: Desk, query: str) -> None:
+    assert 'role="alert"' in await desk.page(f"/ui/threads?{query}")
+
+
+@pytest.mark.parametrize(
+    "query", ["q=%00", "q=%22", "q=:", "q=a:", "q=%27%3B--", "q=%26%7C!()", "q=%F0%9F%8E%89"]
+)
+async def test_any_search_is_answered(desk: Desk, query: str) -> None:
+    await desk.page(f"/ui/threads?{query}")
+
+
+def test_how_a_search_is_read() -> None:
+    assert parse_search("") == Wanted()
+    assert parse_search('refund "order 17" user:u1 status:failed thread_ab before:2026-11-01') == (
+        Wanted(
+            text="refund order 17",
+            metadata={"user": "u1"},
+            status="failed",
+            id_prefix="thread_ab",
+            until=1793491200,
+        )
+    )
+    assert parse_search("see http://a.example/b") == Wanted(text="see http://a.example/b")
+    assert parse_search('"key:value"') == Wanted(text="key:value")
+    with pytest.raises(InvalidRequest, match="No run has the status 'x'"):
+        parse_search("status:x")
+
+
+# --- the two ways ---
+
+
+async def test_both_ways_find_the_same(desk: Desk) -> None:
+    made = [await desk.thread(f"common {'rare' if n == 3 else ''}", n=str(n % 2)) for n in range(8)]
+    queries: list[tuple[Wanted, list[str]]] = [
+        (Wanted(), made),
+        (Wanted(text="common"), made),
+        (Wanted(text="rare"), [made[3]]),
+        (Wanted(text="common", metadata={"n": "0"}), made[::2]),
+        (Wanted(id_prefix=made[5]), [made[5]]),
+    ]
+    for wanted, expected in queries:
+        assert await _search(desk, wanted) == expected[::-1]
+        async with desk.database.transaction() as lock:
+            await lock.execute("LOCK TABLE threads")
+            second = asyncio.create_task(_search(desk, wanted))
+            await asyncio.sleep(5 * thread_search.NEWEST_FIRST_MAX_MS / 1000)  # the first is over
+        assert await second == expected[::-1]
+
+
+async def test_no_search_takes_much_longer_than_a_second(desk: Desk) -> None:
+    await desk.thread("Hello")
+    async with desk.database.transaction() as lock:
+        await lock.execute("LOCK TABLE threads")
+        started = time.monotonic()
+        html = await desk.page("/ui/threads?q=hello")
+        took_s = time.monotonic() - started
+    assert "Add something that narrows the search" in html
+    assert 1.0 <= took_s < 2.0
+
+
+async def _search(desk: Desk, wanted: Wanted) -> list[str]:
+    rows, _ = await thread_search.search(
+        desk.database, desk.project_id, wanted, after=None, limit=50
+    )
+    return [row.id for row in rows]
+
+
+# --- the index ---
+
+
+async def test_a_setting_takes_the_index_away_and_brings_it_back(
+    serve: Serve, database: Database
+) -> None:
+    for wanted in (False, True):
+        async with serve(thread_text_search=wanted) as server, aiohttp.ClientSession() as session:
+            async with asyncio.timeout(20), database.connection() as connection:
+                while await thread_search.is_indexed(connection) != wanted:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            async with session.get(f"{server.address}/ui/threads?q=hello") as answer:
+                html = await answer.text()
+            assert ("THREADMILL_THREAD_TEXT_SEARCH is off" in html) is not wanted
+
+
+async def test_a_message_of_any_length_can_be_stored(desk: Desk) -> None:
+    words = " ".join(f"word{n}" for n in range(60_000))
+    thread_id = await desk.thread("begin " + words[:250_000], "x" * 250_000)
+    assert await found(desk, "q=begin word17") == [thread_id]
+    async with desk.database.connection() as connection:  # longer than the API lets anybody send
+        await connection.execute(
+            "UPDATE messages SET content = json_build_array(json_build_object('type', 'text',"
+            " 'text', json_build_object('value', %s::text))) WHERE thread_id = %s",
+            [words * 12, thread_id],
+        )
