@@ -15,6 +15,19 @@ from threadmill.dashboard.assets import Assets
 
 _SHOWN_MAX_CHARACTERS = 64 * 1024  # of one block; the rest is behind its link
 
+# Name, address, the key behind g, and what else lies in that section.
+SECTIONS = (
+    ("Overview", "/ui/", "o", ""),
+    ("Threads", "/ui/threads", "t", "/ui/runs"),
+    ("Assistants", "/ui/assistants", "a", ""),
+    ("Playground", "/ui/playground", "p", ""),
+    ("Vector stores", "/ui/vector_stores", "v", ""),
+    ("Files", "/ui/files", "f", ""),
+    ("Usage", "/ui/usage", "u", ""),
+    ("Keys", "/ui/keys", "k", ""),
+    ("Health", "/ui/health", "h", ""),
+)
+
 
 class Frame:
     def __init__(self, assets: Assets) -> None:
@@ -26,6 +39,7 @@ class Frame:
             lstrip_blocks=True,
         )
         self._templates.globals["asset"] = assets.address
+        self._templates.globals["sections"] = SECTIONS
         self._templates.filters |= {
             "ago": _ago,
             "duration": _duration,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 from fastapi import Depends, Request, Response
+from starlette.types import Scope
 
 from threadmill.runtime import Runtime
 from threadmill.store import projects, sign_ins
@@ -22,13 +23,18 @@ class Keys(Protocol):
 
     async def caller_of(self, key: str) -> Any: ...
     async def are_demanded(self) -> bool: ...
+    async def vouch(self, scope: Scope, key_hash: bytes | None) -> bool: ...
 
 
 class Viewer(msgspec.Struct):
     """Whose things are shown."""
 
     project_id: str
-    is_signed_in: bool  # no: no key is demanded
+    key_hash: bytes | None  # None: no key is demanded
+
+    @property
+    def is_signed_in(self) -> bool:
+        return self.key_hash is not None
 
 
 class SignInNeeded(Exception):
@@ -38,7 +44,7 @@ class SignInNeeded(Exception):
 async def viewer(request: Request) -> Viewer:
     keys: Keys = request.app.state.keys
     if not await keys.are_demanded():
-        found = Viewer(projects.DEFAULT_PROJECT_ID, is_signed_in=False)
+        found = Viewer(projects.DEFAULT_PROJECT_ID, key_hash=None)
     else:
         token = request.cookies.get(_cookie(request))
         if not token:
@@ -48,7 +54,7 @@ async def viewer(request: Request) -> Viewer:
             sign_in = await sign_ins.find(connection, token, _static_keys(runtime))
         if sign_in is None:
             raise SignInNeeded
-        found = Viewer(sign_in.project_id, is_signed_in=True)
+        found = Viewer(sign_in.project_id, key_hash=sign_in.key_hash)
     request.state.viewer = found
     return found
 

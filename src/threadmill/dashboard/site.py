@@ -7,6 +7,7 @@ from starlette.responses import RedirectResponse, Response
 
 from threadmill.dashboard.assets import Assets
 from threadmill.dashboard.frame import Frame, show
+from threadmill.dashboard.gate import Gate
 from threadmill.dashboard.guard import Guard
 from threadmill.dashboard.pages import entry, export, files, jump, runs, thread, threads
 from threadmill.dashboard.session import Attempts, Keys, SignInNeeded
@@ -29,6 +30,7 @@ def add_to(app: FastAPI, runtime: Runtime, executor: Executor, keys: Keys) -> No
     for page in (entry, threads, thread, export, runs, files, jump):
         site.include_router(page.router)
     site.include_router(assets.router)
+    site.mount("/api", Gate(app, keys))
     site.add_exception_handler(SignInNeeded, _to_sign_in)
     site.add_exception_handler(ApiError, _tell)
     site.add_exception_handler(HTTPException, _tell_http)

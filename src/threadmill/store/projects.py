@@ -248,14 +248,14 @@ async def revoke_key(connection: Connection, key_id: str) -> bool:
     return touched > 0
 
 
-async def find_key(connection: Connection, key: str) -> tuple[ApiKey, Project] | None:
-    """The key and its project, if both are valid now; notes that it was used (at most once a
+async def find_key(connection: Connection, hashed: bytes) -> tuple[ApiKey, Project] | None:
+    """The key with this hash and its project, if both are valid now; notes that it was used (at most once a
     minute)."""
     cursor = await connection.execute(
         f"SELECT {columns(ApiKey, 'api_keys')}, {columns(Project, 'projects')} FROM api_keys"
         " JOIN projects ON projects.id = project_id"
         " WHERE hash = %(hash)s AND revoked_at IS NULL AND archived_at IS NULL",
-        {"hash": key_hash(key)},
+        {"hash": hashed},
     )
     found = await cursor.fetchone()
     if found is None:
