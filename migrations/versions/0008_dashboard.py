@@ -1,4 +1,4 @@
-"""dashboard: sign-ins, and what threads are found by"""
+"""dashboard: sign-ins, what threads are found by, versions of assistants"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -48,4 +48,27 @@ def upgrade() -> None:
         "messages",
         [sa.text("message_words(content)")],
         postgresql_using="gin",
+    )
+    add_assistant_versions()
+
+
+def add_assistant_versions() -> None:
+    op.add_column(
+        "assistants",
+        sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
+    )
+    op.add_column("assistants", sa.Column("saved_at", sa.BigInteger(), nullable=True))
+    op.create_table(
+        "assistant_versions",
+        sa.Column("assistant_id", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("saved_at", sa.BigInteger(), nullable=False),
+        sa.Column("content", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["assistant_id"],
+            ["assistants.id"],
+            name=op.f("assistant_versions_assistant_id_fkey"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("assistant_id", "version", name=op.f("assistant_versions_pkey")),
     )

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     dashboard: bool = True  # at /ui; off: nothing of it is loaded
     # Whether people find threads by what was said in them. The index costs each message 0.05 ms.
     thread_text_search: bool = True
+    assistant_versions_max: int = Field(
+        default=100, ge=0
+    )  # of one assistant, to go back to; 0: off
 
     # --- runs ---
     # False: this process only answers requests; others execute runs and read documents.

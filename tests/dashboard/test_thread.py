@@ -266,7 +266,7 @@ async def test_any_id_leads_to_its_page(desk: Desk) -> None:
         f"  {run.id} ": f"/ui/runs/{run.id}",
         first: f"/ui/threads/{thread_id}?around={first}#{first}",
         steps.data[0].id: f"/ui/runs/{run.id}#{steps.data[0].id}",
-        run.assistant_id: f"/ui/threads?q=assistant%3A{run.assistant_id}",
+        run.assistant_id: f"/ui/assistants/{run.assistant_id}",
         file_id: f"/ui/files/{file_id}",
     }.items():
         answer = await desk.send("GET", f"/ui/jump?id={wanted.replace(' ', '%20')}")

@@ -1,8 +1,10 @@
 """What a form of ours has sent."""
 
+from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl
 
 from fastapi import Request
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from threadmill.errors import InvalidRequest, TooLarge
 
@@ -22,17 +24,35 @@ class Form:
         return [value for key, value in self._pairs if key == name]
 
 
-async def read_form(request: Request) -> Form:
+async def read_form(request: Request, *, max_bytes: int = _MAX_BYTES) -> Form:
+    """A file that was chosen is a field like any other, and has to be text."""
     sent = bytearray()
     async for piece in request.stream():
         sent += piece
-        if len(sent) > _MAX_BYTES:
-            raise TooLarge(f"The form is larger than {_MAX_BYTES} bytes.")
+        if len(sent) > max_bytes:
+            raise TooLarge(f"The form is larger than {max_bytes} bytes.")
     try:
-        pairs = parse_qsl(
-            sent.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict"
-        )
-    except ValueError:
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            pairs = await _parts(request, bytes(sent))
+        else:
+            pairs = parse_qsl(
+                sent.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict"
+            )
+    except (ValueError, MultiPartException):
         raise InvalidRequest("That is not a form of this server.") from None
     # A browser sends line ends as CR LF.
     return Form([(name, value.replace("\r\n", "\n")) for name, value in pairs])
+
+
+async def _parts(request: Request, sent: bytes) -> list[tuple[str, str]]:
+    async def stream() -> AsyncIterator[bytes]:
+        yield sent
+
+    parser = MultiPartParser(
+        request.headers, stream(), max_files=1, max_fields=_MAX_FIELDS, max_part_size=len(sent)
+    )
+    async with await parser.parse() as form:
+        return [
+            (name, value if isinstance(value, str) else (await value.read()).decode())
+            for name, value in form.multi_items()
+        ]

@@ -9,7 +9,18 @@ from threadmill.dashboard.assets import Assets
 from threadmill.dashboard.frame import Frame, show
 from threadmill.dashboard.gate import Gate
 from threadmill.dashboard.guard import Guard
-from threadmill.dashboard.pages import entry, export, files, jump, runs, thread, threads
+from threadmill.dashboard.pages import (
+    assistant,
+    assistants,
+    entry,
+    export,
+    files,
+    jump,
+    runs,
+    thread,
+    threads,
+    versions,
+)
 from threadmill.dashboard.session import Attempts, Keys, SignInNeeded
 from threadmill.errors import SERVER_FAULT, ApiError
 from threadmill.runs.executor import Executor
@@ -27,7 +38,18 @@ def add_to(app: FastAPI, runtime: Runtime, executor: Executor, keys: Keys) -> No
     site.state.executor = executor
     site.state.keys = keys
     site.state.attempts = Attempts()
-    for page in (entry, threads, thread, export, runs, files, jump):
+    for page in (
+        entry,
+        threads,
+        thread,
+        export,
+        runs,
+        assistants,
+        assistant,
+        versions,
+        files,
+        jump,
+    ):
         site.include_router(page.router)
     site.include_router(assets.router)
     site.mount("/api", Gate(app, keys))

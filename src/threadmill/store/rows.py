@@ -59,6 +59,29 @@ class Assistant(msgspec.Struct):
     top_p: float | None
     reasoning_effort: str | None
     response_format: Any
+    version: int  # counts what was saved
+    saved_at: int | None  # None: not changed since its creation
+
+
+class AssistantContent(msgspec.Struct):
+    """What can be changed of an assistant, and is kept of each version of it."""
+
+    name: str | None
+    description: str | None
+    model: str
+    instructions: str | None
+    tools: list[Json]
+    tool_resources: Json
+    metadata: dict[str, str]
+    temperature: float | None
+    top_p: float | None
+    reasoning_effort: str | None
+    response_format: Any
+
+
+class AssistantVersion(msgspec.Struct):
+    version: int
+    saved_at: int
 
 
 class Thread(msgspec.Struct):

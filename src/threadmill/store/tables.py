@@ -141,7 +141,19 @@ assistants = Table(
     Column("top_p", Double),
     Column("reasoning_effort", Text),
     Column("response_format", JSON, nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    Column("saved_at", BigInteger),  # null: not changed since its creation
     Index(None, "project_id", "seq"),
+)
+
+# What an assistant was before it was changed. The newest version is its own row.
+assistant_versions = Table(
+    "assistant_versions",
+    metadata,
+    Column("assistant_id", Text, ForeignKey("assistants.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("saved_at", BigInteger, nullable=False),
+    Column("content", JSON, nullable=False),
 )
 
 threads = Table(

@@ -157,6 +157,36 @@ async def by_day(
     return [Used(*row) for row in await cursor.fetchall()]
 
 
+class OfAssistant(msgspec.Struct):
+    assistant_id: str
+    runs: int  # that have ended
+    tokens: int
+
+
+async def of_assistants(
+    connection: Connection, project_id: str, assistant_ids: list[str], days: int
+) -> dict[str, OfAssistant]:
+    """Of the last so many days, by assistant. Each day of each is looked up by itself: what others
+    in the project have used does not matter."""
+    used = await query.many(
+        connection,
+        OfAssistant,
+        "SELECT named.id, coalesce(sum(runs), 0)::bigint, coalesce(sum(tokens), 0)::bigint"
+        " FROM unnest(%(assistant_ids)s::text[]) AS named (id),"
+        f" generate_series(0, %(days)s - 1) AS back, LATERAL (SELECT sum({' + '.join(_ENDS)}) AS"
+        " runs, sum(prompt_tokens + completion_tokens) AS tokens FROM usage_days"
+        f" WHERE project_id = %(project_id)s AND day = {_DAY} - back"
+        " AND assistant_id = named.id) AS used GROUP BY named.id",
+        {
+            "assistant_ids": assistant_ids,
+            "days": days,
+            "project_id": project_id,
+            "now": int(time.time()),
+        },
+    )
+    return {one.assistant_id: one for one in used}
+
+
 class Stored(msgspec.Struct):
     """How much lies here now."""
 

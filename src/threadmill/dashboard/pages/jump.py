@@ -44,7 +44,7 @@ async def _address(connection: Connection, project_id: str, prefix: str, wanted:
     return {
         "thread": f"/ui/threads/{wanted}",
         "run": f"/ui/runs/{wanted}",
-        "asst": f"/ui/threads?q=assistant%3A{wanted}",
+        "asst": f"/ui/assistants/{wanted}",
         "file": f"/ui/files/{wanted}",
     }[prefix]
 
