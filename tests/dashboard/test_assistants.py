@@ -2,14 +2,16 @@
 
 import asyncio
 import html
+import io
 import json
 import re
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 from playwright.async_api import Page, expect
 
-from dashboard.conftest import Desk, Open
+from dashboard.conftest import OWN, Desk, Open
 from dashboard.hostile import HOSTILE
 from threadmill.store import assistants
 from threadmill.store.rows import AssistantContent
@@ -246,7 +248,8 @@ async def test_what_is_wrong_is_told_at_its_field_and_nothing_is_lost(desk: Desk
     made = await make(desk, name="n", tools=[{"type": "function", "function": WEATHER}])
     before = await state(desk, made)
     good = json.dumps(WEATHER)
-    long = json.dumps(WEATHER | {"name": "a b"})
+    spaced = json.dumps(WEATHER | {"name": "a b"})
+    large = '{"name": "f", "parameters": {"a": 12345678901234567890123}}'
     wrong: list[tuple[dict[str, str], str, str]] = [
         ({"temperature": "3"}, "fault-temperature", "Expected a value <= 2, but got 3 instead"),
         ({"top_p": "much"}, "fault-top_p", "expected a decimal, but got a string instead"),
@@ -257,9 +260,9 @@ async def test_what_is_wrong_is_told_at_its_field_and_nothing_is_lost(desk: Desk
         ({"function": "{\r\n'a'}"}, "said-of-function-0", "That is not JSON. Line 2, column 1"),
         ({"function": "[]"}, "said-of-function-0", "A function is an object"),
         ({"function": "{}"}, "said-of-function-0", "Missing required parameter: 'name'"),
-        ({"function": long}, "said-of-function-0", "string does not match pattern"),
+        ({"function": spaced}, "said-of-function-0", "string does not match pattern"),
         ({"function": good[:-1] + ', "more": 1}'}, "said-of-function-0", "Unknown parameter"),
-        ({"function": good[:-6] + "12345678901234567890123}"}, "said-of-function-0", "64 bits"),
+        ({"function": large}, "said-of-function-0", "64 bits"),
         ({"file_search": "on", "max_num_results": "51"}, "fault-max_num_results", "<= 50"),
         ({"file_search": "on", "text_weight": "1"}, "fault-embedding_weight", "Missing required"),
         ({"vector_store": "vs_none"}, "fault-vector_store", "No vector store found"),
@@ -270,7 +273,7 @@ async def test_what_is_wrong_is_told_at_its_field_and_nothing_is_lost(desk: Desk
     for values, place, words in wrong:
         answer = await save(desk, made, instructions="typed & kept", **values)
         page = await answer.text()
-        assert answer.status == 400, values
+        assert (answer.status, "It was not saved." in page) == (200, True), values
         at = page.index(f'id="{place}"')
         assert words in html.unescape(page[at : at + 400]), (values, page[at : at + 400])
         kept = put(fields(page))
@@ -307,7 +310,7 @@ async def test_who_saves_an_older_version_is_told_first(desk: Desk) -> None:
     await desk.client.beta.assistants.update(made, instructions="theirs")
     answer = await desk.send("POST", f"/ui/assistants/{made}", form)
     page = await answer.text()
-    assert (answer.status, (await state(desk, made))["name"]) == (409, "1")
+    assert (answer.status, (await state(desk, made))["name"]) == (200, "1")
     assert "is at version 2 now, not 1 any more" in alerts(page)
     assert (await desk.send("POST", f"/ui/assistants/{made}", fields(page))).status == 303
     kept = await history(desk, made)
@@ -318,11 +321,17 @@ async def test_who_saves_an_older_version_is_told_first(desk: Desk) -> None:
 async def test_long_instructions_go_through_the_form(desk: Desk) -> None:
     made = await make(desk)
     text = "ж" * 256_000
-    assert (await save(desk, made, instructions=text)).status == 303
+    headers = OWN | {"Content-Type": "application/x-www-form-urlencoded"}
+
+    async def send(instructions: str) -> aiohttp.ClientResponse:
+        form: Any = io.BytesIO(urlencode({"model": "m", "instructions": instructions}).encode())
+        return await desk.send("POST", f"/ui/assistants/{made}", form, headers=headers)
+
+    assert (await send(text)).status == 303
     assert (await state(desk, made))["instructions"] == text
-    answer = await save(desk, made, instructions=text + "ж")
-    assert (answer.status, "maximum length 256000" in await answer.text()) == (400, True)
-    assert (await save(desk, made, instructions="x" * 7_000_000)).status == 413
+    answer = await send(text + "ж")
+    assert (answer.status, "maximum length 256000" in await answer.text()) == (200, True)
+    assert (await send("x" * 7_000_000)).status == 413
 
 
 async def test_tokens_and_functions_are_told_while_typing(desk: Desk) -> None:
@@ -386,7 +395,8 @@ async def test_what_is_exported_can_be_imported(desk: Desk, other_desk: Desk) ->
         sent: Any = form
         answer = await other_desk.send("POST", "/ui/assistants/import", sent)
         assert answer.status == 303, alerts(await answer.text())
-        told = await state(other_desk, answer.headers["Location"].rpartition("/")[2])
+        copy = answer.headers["Location"]
+        told = json.loads(await other_desk.page(f"{copy}/export"))
         assert told | {"id": made, "created_at": 0} == json.loads(text) | {"created_at": 0}
 
 
@@ -402,14 +412,14 @@ async def test_an_import_that_is_refused_says_why_and_keeps_the_text(desk: Desk)
     ):  # fmt: skip
         answer = await desk.send("POST", "/ui/assistants/import", {"text": text})
         page = await answer.text()
-        assert answer.status in (400, 404), text
+        assert answer.status == 200, text
         assert words in alerts(page), (text, alerts(page))
         assert f"\n{html.escape(text, quote=False)}</textarea>" in page.replace("&#34;", '"')
     binary = aiohttp.FormData({"text": ""})
     binary.add_field("file", b"\xff\xfe\0", filename="a.json")
     sent: Any = binary
     assert (await desk.send("POST", "/ui/assistants/import", sent)).status == 400
-    too_long = {"text": "x" * 5_000_000}
+    too_long: Any = io.BytesIO(b"text=" + b"x" * 5_000_000)
     assert (await desk.send("POST", "/ui/assistants/import", too_long)).status == 413
     assert listed(await desk.page("/ui/assistants")) == []
 
@@ -514,7 +524,7 @@ async def test_what_cannot_be_restored_as_it_was_stands_in_the_form(desk: Desk) 
     await desk.client.vector_stores.delete(store.id)
     answer = await desk.send("POST", f"/ui/assistants/{made}/versions/1/restore")
     page = await answer.text()
-    assert (answer.status, "No vector store found" in alerts(page)) == (400, True)
+    assert (answer.status, "No vector store found" in alerts(page)) == (200, True)
     form = put(fields(page), vector_store="")
     assert (await desk.send("POST", f"/ui/assistants/{made}", form)).status == 303
     assert (await state(desk, made))["instructions"] == "old"
@@ -586,7 +596,7 @@ async def test_all_of_it_without_scripts(desk: Desk, look: Open) -> None:
         await page.get_by_label("Function 2", exact=True).fill("")
         await page.get_by_role("button", name="Save").click()
         await page.get_by_role("link", name="version 2").click()
-        await page.get_by_label("From version").select_option("2")
+        await page.get_by_label("From version", exact=True).select_option("2")
         await page.get_by_role("button", name="Compare").click()
         await expect(page.get_by_text("Nothing differs.")).to_be_visible()
         await page.get_by_role("button", name="Restore version 1").click()

@@ -51,8 +51,11 @@ async def _parts(request: Request, sent: bytes) -> list[tuple[str, str]]:
     parser = MultiPartParser(
         request.headers, stream(), max_files=1, max_fields=_MAX_FIELDS, max_part_size=len(sent)
     )
-    async with await parser.parse() as form:
+    form = await parser.parse()
+    try:
         return [
             (name, value if isinstance(value, str) else (await value.read()).decode())
             for name, value in form.multi_items()
         ]
+    finally:
+        await form.close()

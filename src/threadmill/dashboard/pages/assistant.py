@@ -119,7 +119,7 @@ async def save_assistant(request: Request, viewer: ViewerDep, assistant_id: str)
     except SavedMeanwhile as error:
         # The form has the newest version's number now: whoever saves again means it.
         told = f"{error.message} Save again to put this in its place."
-        return await editor(request, draft, row, faults={"": told}, status=error.status)
+        return await editor(request, draft, row, faults={"": told})
     except (Faults, InvalidRequest) as error:
         return await editor(request, draft, row, faults=_placed(error, draft))
     return RedirectResponse(f"/ui/assistants/{assistant_id}", 303)
@@ -151,15 +151,14 @@ async def editor(
     *,
     faults: dict[str, str] | None = None,
     blanks: int = 1,
-    status: int | None = None,
 ) -> Response:
-    """The form with this in it. Without an assistant it makes one."""
+    """The form with this in it; without an assistant it makes one. Also with what was wrong, and
+    with 200 then: a browser notes any other status as a page that did not load."""
     runtime: Runtime = request.app.state.runtime
     tokens = await runtime.tokens.count_many([draft.instructions, *draft.functions], draft.model)
     return show(
         request,
         "assistant.html",
-        status=status or (400 if faults else 200),
         assistant=assistant,
         draft=draft,
         faults=faults or {},

@@ -74,7 +74,7 @@ async def import_assistant(request: Request, viewer: ViewerDep) -> Response:
         made = await create(runtime, viewer.project_id, parse(CreateAssistant, sent))
     except InvalidRequest as error:
         values = {"text": text, "problem": error.message}
-        return show(request, "assistant_import.html", status=error.status, **values)
+        return show(request, "assistant_import.html", **values)
     return RedirectResponse(f"/ui/assistants/{made.id}", 303)
 
 
