@@ -279,6 +279,9 @@ async def test_what_is_wrong_is_told_at_its_field_and_nothing_is_lost(desk: Desk
         kept = put(fields(page))
         for name, value in [*values.items(), ("instructions", "typed & kept")]:
             assert (name, value) in kept, (name, kept)
+    page = await (await save(desk, made, function="{", top_p="2", response_format="[")).text()
+    for place in ('"said-of-function-0"', '"fault-top_p"', '"fault-response_format"'):
+        assert f"id={place}" in page
     twice = [*fields(await desk.page(f"/ui/assistants/{made}")), ("function", good)]
     page = await (await desk.send("POST", f"/ui/assistants/{made}", twice)).text()
     assert "Function names must be unique" in page[page.index('id="said-of-function-1"') :]
@@ -444,9 +447,8 @@ async def test_two_versions_are_compared(desk: Desk) -> None:
     path = f"/ui/assistants/{made}/versions"
     assert "It has not been changed" in await desk.page(path)
     await desk.client.beta.assistants.update(made, instructions="a\nb\nc\nd\ne\nf\ng\nH <b>\n")
-    await desk.client.beta.assistants.update(
-        made, name="N", tools=[{"type": "function", "function": WEATHER}], temperature=0.5
-    )
+    tool: Any = {"type": "function", "function": WEATHER}
+    await desk.client.beta.assistants.update(made, name="N", tools=[tool], temperature=0.5)
 
     async def told(query: str) -> list[str]:
         page = await desk.page(path + query)

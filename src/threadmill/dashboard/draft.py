@@ -8,7 +8,7 @@ import orjson
 from threadmill.dashboard.forms import Form
 from threadmill.errors import InvalidRequest
 from threadmill.schemas.parse import parse, refuse_unstorable
-from threadmill.schemas.requests import Function
+from threadmill.schemas.requests import Function, ModifyAssistant
 from threadmill.store.rows import Assistant, AssistantContent
 
 Json = dict[str, Any]
@@ -58,7 +58,9 @@ class Faults(Exception):
 
 
 def typed(form: Form) -> Draft:
-    draft = Draft(**{name: form.get(name) for name in _TEXTS})
+    draft = Draft()
+    for name in _TEXTS:
+        setattr(draft, name, form.get(name))
     draft.code_interpreter = bool(form.get("code_interpreter"))
     draft.file_search = bool(form.get("file_search"))
     draft.functions = [text for text in form.all("function") if text.strip()]
@@ -69,7 +71,7 @@ def typed(form: Form) -> Draft:
 
 
 def drafted(content: Assistant | AssistantContent) -> Draft:
-    search = next((t["file_search"] for t in content.tools if t["type"] == "file_search"), {})
+    search: Json = next((t["file_search"] for t in content.tools if t["type"] == "file_search"), {})
     ranking = search.get("ranking_options") or {}
     hybrid = ranking.get("hybrid_search") or {}
     resources = content.tool_resources
@@ -116,21 +118,6 @@ def body(draft: Draft, shown: Draft) -> Json:
         sent["model"] = draft.model.strip()
     if "pairs" in changed:
         sent["metadata"] = dict(draft.pairs)
-    faults: dict[str, str] = {}
-    if len(dict(draft.pairs)) < len(draft.pairs):
-        faults["metadata"] = "One key is there twice."
-    if "response_format" in changed:
-        try:
-            sent["response_format"] = _format(draft.response_format)
-        except InvalidRequest as error:
-            faults["response_format"] = error.message
-    for at, text in enumerate(draft.functions):
-        if fault := fault_of_function(text):
-            faults[f"function-{at}"] = fault
-    if faults:
-        raise Faults(faults)
-    if changed & set(_OF_TOOLS):
-        sent["tools"] = _tools(draft)
     resources: Json = {}
     if "files" in changed:
         resources["code_interpreter"] = {"file_ids": draft.files.split()}
@@ -138,6 +125,17 @@ def body(draft: Draft, shown: Draft) -> Json:
         resources["file_search"] = {"vector_store_ids": draft.vector_store.split()}
     if resources:
         sent["tool_resources"] = resources
+    if faults := _faults(draft, changed):
+        # Of what is right as JSON, the API tells one fault: it is told along with these.
+        try:
+            parse(ModifyAssistant, orjson.dumps(sent))
+        except InvalidRequest as error:
+            faults |= place(error, draft)
+        raise Faults(faults)
+    if "response_format" in changed:
+        sent["response_format"] = _format(draft.response_format)
+    if changed & set(_OF_TOOLS):
+        sent["tools"] = _tools(draft)
     return sent
 
 
@@ -186,6 +184,22 @@ def fault_of_function(text: str) -> str | None:
     except InvalidRequest as error:
         return error.message
     return None
+
+
+def _faults(draft: Draft, changed: set[str]) -> dict[str, str]:
+    faults = {
+        f"function-{at}": fault
+        for at, text in enumerate(draft.functions)
+        if (fault := fault_of_function(text))
+    }
+    if len(dict(draft.pairs)) < len(draft.pairs):
+        faults["metadata"] = "One key is there twice."
+    if "response_format" in changed:
+        try:
+            _format(draft.response_format)
+        except InvalidRequest as error:
+            faults["response_format"] = error.message
+    return faults
 
 
 def _tools(draft: Draft) -> list[Json]:

@@ -1,6 +1,6 @@
 """What a form of ours has sent."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from urllib.parse import parse_qsl
 
 from fastapi import Request
@@ -45,7 +45,7 @@ async def read_form(request: Request, *, max_bytes: int = _MAX_BYTES) -> Form:
 
 
 async def _parts(request: Request, sent: bytes) -> list[tuple[str, str]]:
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes]:
         yield sent
 
     parser = MultiPartParser(

@@ -73,8 +73,7 @@ async def import_assistant(request: Request, viewer: ViewerDep) -> Response:
         sent = _read(text)
         made = await create(runtime, viewer.project_id, parse(CreateAssistant, sent))
     except InvalidRequest as error:
-        values = {"text": text, "problem": error.message}
-        return show(request, "assistant_import.html", **values)
+        return show(request, "assistant_import.html", text=text, problem=error.message)
     return RedirectResponse(f"/ui/assistants/{made.id}", 303)
 
 
