@@ -137,11 +137,13 @@ async def search(
     return await query.many(
         connection,
         Assistant,
-        f"SELECT {columns(Assistant)} FROM assistants WHERE id IN (SELECT id FROM"
+        # An array, made first: with OR or IN all assistants of everybody are read.
+        f"SELECT {columns(Assistant)} FROM assistants WHERE project_id = %(project_id)s"
+        " AND id = ANY(%(text)s::text || ARRAY(SELECT id FROM"
         " (SELECT id, seq, name FROM assistants WHERE project_id = %(project_id)s"
         " ORDER BY seq DESC LIMIT %(searched_max)s) AS newest"
-        " WHERE strpos(lower(name), lower(%(text)s)) > 0 ORDER BY seq DESC LIMIT %(limit)s)"
-        " OR (id = %(text)s AND project_id = %(project_id)s) ORDER BY seq DESC",
+        " WHERE strpos(lower(name), lower(%(text)s)) > 0 ORDER BY seq DESC LIMIT %(limit)s))"
+        " ORDER BY seq DESC",
         {
             "project_id": project_id,
             "text": text,
