@@ -60,6 +60,10 @@ class Frame:
         )
         return HTMLResponse(html, status)
 
+    def part(self, template: str, **values: Any) -> str:
+        """Of a page, for whoever looks at it."""
+        return self._templates.get_template(template).render(**values)
+
 
 def show(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     frame: Frame = request.app.state.frame

@@ -3,6 +3,7 @@ anybody who sits at this machine."""
 
 import time
 from collections import deque
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -31,6 +32,7 @@ class Viewer(msgspec.Struct):
 
     project_id: str
     key_hash: bytes | None  # None: no key is demanded
+    token_hash: bytes | None = None  # of the sign-in
 
     @property
     def is_signed_in(self) -> bool:
@@ -54,9 +56,20 @@ async def viewer(request: Request) -> Viewer:
             sign_in = await sign_ins.find(connection, token, _static_keys(runtime))
         if sign_in is None:
             raise SignInNeeded
-        found = Viewer(sign_in.project_id, key_hash=sign_in.key_hash)
+        found = Viewer(sign_in.project_id, sign_in.key_hash, sign_in.token_hash)
     request.state.viewer = found
     return found
+
+
+async def lasting(runtime: Runtime, keys: Keys, viewers: list[Viewer]) -> AbstractSet[bytes | None]:
+    """The hashes of those sign-ins that have not ended; None among them where none is needed.
+    That somebody's page is open does not make a sign-in last longer."""
+    nobody: set[bytes | None] = set() if await keys.are_demanded() else {None}
+    hashes = {one.token_hash for one in viewers if one.token_hash is not None}
+    if not hashes:
+        return nobody
+    async with runtime.database.connection() as connection:
+        return nobody | await sign_ins.lasting(connection, hashes, _static_keys(runtime))
 
 
 async def sign_in(request: Request, key: str) -> str | None:

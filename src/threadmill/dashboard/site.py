@@ -9,6 +9,7 @@ from threadmill.dashboard.assets import Assets
 from threadmill.dashboard.frame import Frame, show
 from threadmill.dashboard.gate import Gate
 from threadmill.dashboard.guard import Guard
+from threadmill.dashboard.live import Live
 from threadmill.dashboard.pages import (
     assistant,
     assistants,
@@ -38,6 +39,7 @@ def add_to(app: FastAPI, runtime: Runtime, executor: Executor, keys: Keys) -> No
     site.state.executor = executor
     site.state.keys = keys
     site.state.attempts = Attempts()
+    site.state.live = Live(runtime, keys)
     for page in (
         entry,
         threads,

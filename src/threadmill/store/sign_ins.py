@@ -7,7 +7,7 @@ with its key.
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -54,12 +54,8 @@ async def find(connection: Connection, token: str, static_keys: Sequence[bytes])
     found = await query.one(
         connection,
         SignIn,
-        f"SELECT {columns(SignIn, 'sign_ins')} FROM sign_ins"
-        " JOIN projects ON projects.id = sign_ins.project_id AND projects.archived_at IS NULL"
-        f" WHERE token_hash = %(token_hash)s AND {_LASTS}"
-        " AND (key_hash = ANY(%(static_keys)s) OR EXISTS (SELECT FROM api_keys"
-        " WHERE hash = key_hash AND revoked_at IS NULL))",
-        _at(now) | {"token_hash": _hash(token), "static_keys": list(static_keys)},
+        f"SELECT {columns(SignIn, 'sign_ins')} {_VALID}",
+        _at(now) | {"token_hashes": [_hash(token)], "static_keys": list(static_keys)},
     )
     if found is not None and found.used_at < now - _NOTED_EVERY_S:
         await query.execute(
@@ -68,6 +64,18 @@ async def find(connection: Connection, token: str, static_keys: Sequence[bytes])
             {"now": now, "token_hash": found.token_hash},
         )
     return found
+
+
+async def lasting(
+    connection: Connection, token_hashes: Collection[bytes], static_keys: Sequence[bytes]
+) -> set[bytes]:
+    """Which of them last, without their being used by that."""
+    cursor = await connection.execute(
+        f"SELECT token_hash {_VALID}",
+        _at(int(time.time()))
+        | {"token_hashes": list(token_hashes), "static_keys": list(static_keys)},
+    )
+    return {bytes(row[0]) for row in await cursor.fetchall()}
 
 
 async def remove(connection: Connection, token: str) -> None:
@@ -79,6 +87,15 @@ async def remove(connection: Connection, token: str) -> None:
 
 
 _LASTS = "(used_at > %(idle_since)s AND sign_ins.created_at > %(begun_since)s)"
+
+
+_VALID = (
+    "FROM sign_ins"
+    " JOIN projects ON projects.id = sign_ins.project_id AND projects.archived_at IS NULL"
+    f" WHERE token_hash = ANY(%(token_hashes)s) AND {_LASTS}"
+    " AND (key_hash = ANY(%(static_keys)s) OR EXISTS (SELECT FROM api_keys"
+    " WHERE hash = key_hash AND revoked_at IS NULL))"
+)
 
 
 def _at(now: int) -> dict[str, int]:
