@@ -79,6 +79,12 @@ class Desk:
         await answer.read()
         return answer
 
+    def open(self, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """For what is read while it comes."""
+        return self._session.get(
+            self.address + path, headers={**OWN, "Cookie": f"{COOKIE}={self.token}"}
+        )
+
     async def page(self, path: str) -> str:
         answer = await self.send("GET", path)
         assert answer.status == 200, (answer.status, path)

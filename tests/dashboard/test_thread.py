@@ -1,6 +1,10 @@
 """One thread: what is shown of it, and what can be done with it."""
 
+import asyncio
+import os
 import re
+from asyncio.subprocess import PIPE
+from html import unescape
 from typing import Any
 
 import orjson
@@ -27,6 +31,17 @@ async def said(desk: Desk, thread_id: str) -> list[str]:
 async def message_ids(desk: Desk, thread_id: str) -> list[str]:
     listed = await desk.client.beta.threads.messages.list(thread_id, order="asc", limit=100)
     return [message.id for message in listed.data]
+
+
+async def in_bash(command: str, key: str) -> bytes:
+    """What a command that was copied prints in the shell of somebody who has this key."""
+    environment = os.environ | {"OPENAI_API_KEY": key}
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-euc", command, stdout=PIPE, stderr=PIPE, env=environment
+    )
+    out, problem = await process.communicate()
+    assert process.returncode == 0, problem
+    return out
 
 
 def shown(html: str) -> list[str]:
@@ -119,8 +134,54 @@ async def test_pictures_and_attachments(desk: Desk) -> None:
     html = await desk.page(f"/ui/threads/{thread.id}")
     assert f'<img src="/ui/files/{picture}"' in html
     assert '<img src="https://evil.example' not in html
+    assert '<a href="https://evil.example/a.png" rel="noopener noreferrer nofollow">' in html
     assert f'<a href="/ui/files/{notes}">notes &lt;b&gt;.txt</a>' in html
     assert f"<s>{gone}</s> deleted" in html
+
+
+async def test_a_long_text_is_cut_and_all_of_it_is_behind_a_link(desk: Desk) -> None:
+    thread_id = await desk.thread(*(f"{n}" + "<b>" * 80_000 for n in range(8)))
+    html = await desk.page(f"/ui/threads/{thread_id}")
+    assert len(html) < 2_000_000  # 7.7 MB as they stand
+    links = re.findall(r'([\d,]+) more characters: <a href="([^"]+)">all of it</a>', html)
+    [first, *_] = ids = await message_ids(desk, thread_id)
+    address = f"/ui/api/v1/threads/{thread_id}/messages"
+    assert [link for _, link in links] == [f"{address}/{one}" for one in ids]
+    assert links[0][0] == f"{240_001 - 64 * 1024:,}"
+    assert links[-1][0] == f"{240_001 - 2_000:,}"
+    whole = orjson.loads(await (await desk.send("GET", f"{address}/{first}")).read())
+    assert len(whole["content"][0]["text"]["value"]) == 240_001
+
+
+async def test_a_citation_without_its_passage_says_so(desk: Desk) -> None:
+    """Such as one that came from elsewhere, or whose run is older than the record."""
+    thread_id = await desk.thread("When?")
+    [message_id] = await message_ids(desk, thread_id)
+    annotation = {
+        "type": "file_citation", "text": "【0:0†a】", "start_index": 4, "end_index": 11,
+        "file_citation": {"file_id": "file-gone"},
+    }  # fmt: skip
+    content = [{"type": "text", "text": {"value": "Soon【0:0†a】", "annotations": [annotation]}}]
+    async with desk.database.connection() as connection:
+        await connection.execute(
+            "UPDATE messages SET content = %s WHERE id = %s",
+            [orjson.dumps(content).decode(), message_id],
+        )
+    html = await desk.page(f"/ui/threads/{thread_id}")
+    assert f'Soon<a class="mark" href="#{message_id}-1"' in html
+    assert 'file-gone <span class="faint">the passage was not recorded</span>' in html
+
+
+async def test_a_thread_leads_to_its_json_and_to_a_command_that_fetches_it(desk: Desk) -> None:
+    thread_id = await desk.thread("Hello", user="u1")
+    html = await desk.page(f"/ui/threads/{thread_id}")
+    assert f'href="/ui/playground?thread={thread_id}"' in html
+    [link] = re.findall(r'href="(/ui/api/v1/[^"]+)">JSON<', html)
+    as_json = orjson.loads(await (await desk.send("GET", link)).read())
+    assert as_json["metadata"] == {"user": "u1"}
+    [command] = re.findall(r'<pre id="curl-text">(.*?)</pre>', html, re.S)
+    assert desk.key not in command
+    assert orjson.loads(await in_bash(unescape(command), desk.key)) == as_json
 
 
 # --- what can be done ---
@@ -193,8 +254,9 @@ async def test_an_export_holds_all_of_the_thread(desk: Desk) -> None:
 
 READS = [
     "/threads/{thread}", "/threads/{thread}/export", "/runs/{run}", "/runs/{run}/turns/1",
-    "/runs/{run}/turns/1/request", "/files/{file}", "/jump?id={thread}", "/jump?id={run}",
-    "/jump?id={message}", "/jump?id={file}", "/jump?id={assistant}",
+    "/runs/{run}/turns/1/request", "/runs/{run}/turns/1/curl", "/runs/{run}/steps/{step}",
+    "/runs/{run}/live", "/threads/export?thread={thread}", "/files/{file}", "/jump?id={thread}",
+    "/jump?id={run}", "/jump?id={message}", "/jump?id={file}", "/jump?id={assistant}",
     "/assistants/{assistant}", "/assistants/{assistant}/export",
     "/assistants/{assistant}/versions",
 ]  # fmt: skip
@@ -208,6 +270,9 @@ WRITES: dict[str, dict[str, str]] = {
     "/assistants/{assistant}/copy": {},
     "/assistants/{assistant}/delete": {},
     "/assistants/{assistant}/versions/1/restore": {},
+    "/runs/{run}/retry": {},
+    "/runs/{run}/outputs": {"call_id": "call_1", "output": "secret"},
+    "/threads/delete": {"thread": "{thread}"},
 }
 # They name nothing of a project.
 HARMLESS = {"GET /", "GET /threads", "GET /sign-in", "POST /sign-in", "POST /sign-out",
@@ -221,7 +286,9 @@ async def test_nothing_of_another_project_is_reached(desk: Desk, other_desk: Des
     other_desk.model.say("secret")
     run = await other_desk.run(thread_id)
     [first, _] = await message_ids(other_desk, thread_id)
+    steps = await other_desk.client.beta.threads.runs.steps.list(run.id, thread_id=thread_id)
     named = {
+        "step": steps.data[0].id,
         "thread": thread_id,
         "run": run.id,
         "message": first,

@@ -5,6 +5,7 @@ import re
 import time
 
 import aiohttp
+import orjson
 import pytest
 
 from conftest import Serve
@@ -147,6 +148,71 @@ def test_how_a_search_is_read() -> None:
         parse_search("status:x")
 
 
+async def test_threads_are_found_by_days(desk: Desk) -> None:
+    first, second, third = [await desk.thread(str(n)) for n in range(3)]
+    days = {first: 1793404800, second: 1793491199, third: 1793491200}  # 31 October, 1 November
+    async with desk.database.connection() as connection:
+        for thread_id, at in days.items():
+            await connection.execute(
+                "UPDATE threads SET created_at = %s WHERE id = %s", [at, thread_id]
+            )
+    for query, expected in {
+        "since=2026-10-31": [third, second, first],
+        "since=2026-11-01": [third],
+        "until=2026-10-31": [second, first],
+        "until=2026-10-30": [],
+        "since=2026-10-31&until=2026-10-31": [second, first],
+        "since=2026-11-01&q=0": [],
+        "since=&until=": [third, second, first],
+    }.items():
+        assert await found(desk, query) == expected, query
+    html = await desk.page("/ui/threads?since=2026-10-31")
+    assert '<input type="date" name="since" value="2026-10-31">' in html
+
+
+# --- several at once ---
+
+
+async def test_selected_threads_are_deleted(desk: Desk) -> None:
+    made = [await desk.thread(f"Question {n}") for n in range(4)]
+    html = await desk.page("/ui/threads?q=question&status=")
+    assert re.findall(r'name="thread" value="(thread_\w+)"', html) == made[::-1]
+    assert '<input type="hidden" name="query" value="q=question">' in html
+    form = [("query", "q=question&x=\r\nSet-Cookie: a=b"), *(("thread", one) for one in made[1:3])]
+    answer = await desk.send("POST", "/ui/threads/delete", form)
+    assert answer.status == 303
+    assert answer.headers["location"].startswith("/ui/threads?q=question&x=")
+    assert "set-cookie" not in answer.headers
+    assert await found(desk, "") == [made[3], made[0]]
+    assert (await desk.send("POST", "/ui/threads/delete", form)).status == 404  # they are gone
+    again = [("thread", made[0]), ("thread", made[1])]
+    answer = await desk.send("POST", "/ui/threads/delete", again)  # one of them still is there
+    assert (answer.status, answer.headers["location"]) == (303, "/ui/threads")
+    assert await found(desk, "") == [made[3]]
+
+
+async def test_a_selection_that_makes_no_sense_is_refused(desk: Desk) -> None:
+    for form in ([], [("thread", "x")], [("thread", f"thread_{n}") for n in range(101)]):
+        assert (await desk.send("POST", "/ui/threads/delete", form)).status in (400, 404)
+        path = "/ui/threads/export?" + "&".join(f"thread={one}" for _, one in form)
+        assert (await desk.send("GET", path)).status in (400, 404)
+
+
+async def test_selected_threads_are_exported(desk: Desk, other_desk: Desk) -> None:
+    first, second, _ = [await desk.thread(f"Question {n}") for n in range(3)]
+    theirs = await other_desk.thread("secret")
+    desk.model.say("Answer")
+    await desk.run(first)
+    query = "&".join(f"thread={one}" for one in (first, theirs, second))
+    answer = await desk.send("GET", f"/ui/threads/export?{query}")
+    assert answer.headers["content-disposition"] == "attachment; filename=threads.jsonl"
+    lines = [orjson.loads(line) for line in (await answer.read()).splitlines()]
+    threads = [line["id"] for line in lines if line["object"] == "thread"]
+    assert threads == [second, first]
+    kinds = [line["object"].removeprefix("thread") for line in lines]
+    assert kinds == ["", ".message", "", ".message", ".message", ".run", ".run.step"]
+
+
 # --- the two ways ---
 
 
@@ -177,6 +243,51 @@ async def test_no_search_takes_much_longer_than_a_second(desk: Desk) -> None:
         took_s = time.monotonic() - started
     assert "Add something that narrows the search" in html
     assert 1.0 <= took_s < 2.0
+
+
+async def test_both_ways_among_many_threads(desk: Desk) -> None:
+    """What each of them is made for: a word that is everywhere, and one that is nowhere but in the
+    oldest thread. (A million of them are looked through by bench/dashboard.py.)"""
+    oldest = await desk.thread("common needle")
+    count = 20_000
+    async with desk.database.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO threads (id, project_id, created_at, active_at, metadata, tool_resources)"
+            " SELECT 'thread_' || left(%(project)s, 20) || n, %(project)s, n, n,"
+            " jsonb_build_object('n', n::text), '{}' FROM generate_series(1, %(count)s) AS n",
+            {"project": desk.project_id, "count": count},
+        )
+        await connection.execute(
+            "INSERT INTO messages (id, project_id, thread_id, created_at, status, role, content,"
+            " attachments, metadata)"
+            " SELECT 'msg_' || left(%(project)s, 20) || n, %(project)s,"
+            " 'thread_' || left(%(project)s, 20) || n, n, 'completed', 'user',"
+            " json_build_array(json_build_object('type', 'text', 'text',"
+            " json_build_object('value', 'common words', 'annotations', json_build_array()))),"
+            " '[]', '{}' FROM generate_series(1, %(count)s) AS n",
+            {"project": desk.project_id, "count": count},
+        )
+    assert await _search(desk, Wanted(text="needle")) == [oldest]
+    assert await _search(desk, Wanted(text="common needle")) == [oldest]
+    newest = [f"thread_{desk.project_id[:20]}{n}" for n in range(count, count - 50, -1)]
+    assert await _search(desk, Wanted(text="common")) == newest
+    assert await _search(desk, Wanted()) == newest
+    assert await _search(desk, Wanted(metadata={"n": "17"})) == [f"thread_{desk.project_id[:20]}17"]
+
+
+async def test_the_bound_is_for_the_search_alone(desk: Desk) -> None:
+    """It must not stay on a connection of the pool, where it would end other people's work."""
+    await desk.thread("Hello")
+    assert len(await _search(desk, Wanted(text="hello"))) == 1
+    async with desk.database.connection() as connection:
+        for setting in ("statement_timeout", "jit", "random_page_cost"):
+            kept = await (await connection.execute(f"SHOW {setting}")).fetchone()
+            usual = await (
+                await connection.execute(
+                    "SELECT reset_val FROM pg_settings WHERE name = %s", [setting]
+                )
+            ).fetchone()
+            assert kept == usual
 
 
 async def _search(desk: Desk, wanted: Wanted) -> list[str]:

@@ -81,9 +81,13 @@ class Keys:
     async def vouch(self, scope: Scope, key_hash: bytes | None) -> bool:
         """Let this request count as sent with the key that has this hash (None: where none is
         demanded), whatever its headers say. Whether the key is valid."""
-        caller = await (self._caller_behind(key_hash) if key_hash else self._anybody())
+        caller = await self.caller_behind(key_hash)
         scope[_VOUCHED] = caller
         return caller is not None
+
+    async def caller_behind(self, key_hash: bytes | None) -> Caller | None:
+        """Who has the key with this hash (None: where none is demanded)."""
+        return await (self._caller_behind(key_hash) if key_hash else self._anybody())
 
     async def _caller_behind(self, hashed: bytes) -> Caller | None:
         if self._is_admin(hashed):

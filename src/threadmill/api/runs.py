@@ -20,7 +20,7 @@ from threadmill.api.sse import Streams
 from threadmill.api.threads import brings_documents, make_thread, new_messages
 from threadmill.lifecycle import RunStatus
 from threadmill.runs import start
-from threadmill.runs.events import Said, Voice
+from threadmill.runs.events import Said
 from threadmill.runs.executor import Executor
 from threadmill.runs.outputs import accept
 from threadmill.schemas import objects
@@ -130,8 +130,7 @@ async def create_thread_and_run(
 
 
 async def _queued(run: Run, opening: Said, executor: Executor) -> Response:
-    """The run is in the database: have it executed, here or wherever there is room."""
-    await _set_going(run, opening, executor)
+    await start.set_going(run, opening, executor)
     queued = objects.shape(start.as_queued(run), objects.Run)
     return Json(queued, headers=_poll_after(executor))
 
@@ -144,21 +143,10 @@ async def _streamed(
         stream = streams.here(run, shows_content=shows_content)
     else:
         stream = streams.elsewhere(run, opening, shows_content=shows_content)
-    await _set_going(run, opening, executor)
+    await start.set_going(run, opening, executor)
     # Let it ask the database for its messages before this answer is written.
     await asyncio.sleep(0)
     return stream
-
-
-async def _set_going(run: Run, opening: Said, executor: Executor) -> None:
-    if run.worker is not None:
-        voice = Voice(executor.events, run)
-        voice.open(opening)
-        executor.execute(run, voice)
-    if run.slot is not None:
-        await executor.hand_out_slots(run.project_id)
-    elif run.worker is None:
-        await executor.announce_work()
 
 
 @router.get("/threads/{thread_id}/runs")

@@ -5,13 +5,15 @@ from typing import Any
 import msgspec
 import orjson
 
-from threadmill.llm.tokens import TokenCounter
+from threadmill.llm.tokens import TokenCounter, estimate
 from threadmill.runs import prompt
 from threadmill.store.rows import Step
 
 Json = dict[str, Any]
 
 KINDS = ("instructions", "tools", "history", "calls", "chunks", "code output", "function output")
+PIECES_MAX = 500  # shown: the first and the last
+_COUNTED_MAX_CHARACTERS = 2_000_000  # 0.4 s of a thread; what is behind them is estimated
 _OUTPUTS = {"file_search": "chunks", "code_interpreter": "code output"}
 
 
@@ -25,8 +27,10 @@ class Piece(msgspec.Struct):
 
 class Anatomy(msgspec.Struct):
     pieces: list[Piece]
+    left_out: int  # pieces in the middle
     totals: list[tuple[str, int]]  # of the kinds that are there
     tokens: int  # counted here: the endpoint's own count is in the turn's usage
+    is_exact: bool
     options: Json  # of the request, beside messages and tools
 
 
@@ -42,16 +46,35 @@ async def dissect(request: Json, steps: list[Step], counter: TokenCounter, model
     if tools := request.get("tools"):
         names = ", ".join(tool["function"]["name"] for tool in tools)
         pieces.insert(_first_said(pieces), Piece("tools", names, orjson.dumps(tools).decode()))
-    counts = await counter.count_many([piece.text for piece in pieces], model)
-    for piece, tokens in zip(pieces, counts, strict=True):
-        piece.tokens = tokens
+    is_exact = await _count(pieces, counter, model)
     totals = {kind: sum(piece.tokens for piece in pieces if piece.kind == kind) for kind in KINDS}
+    left_out = max(len(pieces) - PIECES_MAX, 0)
+    if left_out:
+        half = PIECES_MAX // 2
+        pieces = pieces[:half] + pieces[-half:]
     return Anatomy(
         pieces,
+        left_out,
         [(kind, tokens) for kind, tokens in totals.items() if tokens],
-        sum(counts),
+        sum(totals.values()),
+        is_exact,
         {name: value for name, value in request.items() if name not in ("messages", "tools")},
     )
+
+
+async def _count(pieces: list[Piece], counter: TokenCounter, model: str) -> bool:
+    """Whether each count is exact."""
+    room, counted = _COUNTED_MAX_CHARACTERS, []
+    for piece in pieces:
+        if len(piece.text) <= room:
+            room -= len(piece.text)
+            counted.append(piece)
+        else:
+            piece.tokens = estimate(piece.text)
+    counts = await counter.count_many([piece.text for piece in counted], model)
+    for piece, tokens in zip(counted, counts, strict=True):
+        piece.tokens = tokens
+    return len(counted) == len(pieces) and counter.state(model).exact
 
 
 def _piece(message: Json, outputs: dict[str, str], *, is_own: bool) -> Piece:

@@ -13,7 +13,10 @@ from threadmill.store.rows import Message, Run
 
 Json = dict[str, Any]
 
-_RENDERED_MAX_CHARACTERS = 200_000  # on one page; what comes after is shown as plain text
+# On one page. What comes after is cut: a short beginning of each text is shown.
+_RENDERED_MAX_CHARACTERS = 200_000
+_BLOCK_MAX_CHARACTERS = 64 * 1024
+_BEGINNING_CHARACTERS = 2_000
 _MARKER = re.compile(r"【(\d+):(\d+)†")
 
 
@@ -34,6 +37,7 @@ class Part(msgspec.Struct):
     html: Markup | None = None
     image_id: str | None = None
     image_url: str | None = None
+    left_out: int = 0  # characters that were cut off
 
 
 class Attachment(msgspec.Struct):
@@ -67,11 +71,10 @@ async def lines(
     for message in shown:
         line = Line(message.created_at, message, run=known.get(message.run_id or ""))
         line.citations = _citations(message, hits, names)
-        room -= sum(len(_text(part)) for part in message.content)
-        line.parts = [
-            _part(part, message, at, line.citations, is_plain=room < 0)
-            for at, part in enumerate(message.content)
-        ]
+        for at, part in enumerate(message.content):
+            shown_max = _BLOCK_MAX_CHARACTERS if room > 0 else _BEGINNING_CHARACTERS
+            line.parts.append(_part(part, message, at, line.citations, shown_max))
+            room -= min(len(_text(part)), shown_max)
         line.attachments = [
             Attachment(
                 one["file_id"],
@@ -120,16 +123,15 @@ def _citations(
     return told
 
 
-def _part(
-    part: Json, message: Message, at: int, citations: list[Citation], *, is_plain: bool
-) -> Part:
+def _part(part: Json, message: Message, at: int, citations: list[Citation], shown_max: int) -> Part:
     if part["type"] == "image_file":
         return Part(image_id=part["image_file"]["file_id"])
     if part["type"] == "image_url":
         return Part(image_url=part["image_url"]["url"])
     text = _text(part)
-    if is_plain:
-        return Part(html=Markup("<pre>{}</pre>").format(text[: markdown.RENDERED_MAX_CHARACTERS]))
+    if len(text) > shown_max:
+        cut = Markup("<pre>{}</pre>").format(text[:shown_max])
+        return Part(html=cut, left_out=len(text) - shown_max)
     annotations = part["text"].get("annotations") or [] if part["type"] == "text" else []
     before = sum(_is_citation(one) for one in _annotations_before(message, at))
 

@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from threadmill.runtime import Runtime
 from threadmill.store import projects, sign_ins
+from threadmill.store.limits import Caller
 
 _FAILURES_MAX = 10  # from one address
 _FAILURES_COUNT_FOR_S = 300.0
@@ -23,6 +24,7 @@ class Keys(Protocol):
     other."""
 
     async def caller_of(self, key: str) -> Any: ...
+    async def caller_behind(self, key_hash: bytes | None) -> Caller | None: ...
     async def are_demanded(self) -> bool: ...
     async def vouch(self, scope: Scope, key_hash: bytes | None) -> bool: ...
 

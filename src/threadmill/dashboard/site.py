@@ -17,11 +17,15 @@ from threadmill.dashboard.pages import (
     export,
     files,
     jump,
+    run_actions,
     runs,
+    selected,
     thread,
     threads,
+    turns,
     versions,
 )
+from threadmill.dashboard.run_view import RunTopic
 from threadmill.dashboard.session import Attempts, Keys, SignInNeeded
 from threadmill.errors import SERVER_FAULT, ApiError
 from threadmill.runs.executor import Executor
@@ -40,12 +44,16 @@ def add_to(app: FastAPI, runtime: Runtime, executor: Executor, keys: Keys) -> No
     site.state.keys = keys
     site.state.attempts = Attempts()
     site.state.live = Live(runtime, keys)
+    site.state.run_topic = RunTopic(runtime, site.state.frame)
     for page in (
         entry,
         threads,
+        selected,
         thread,
         export,
         runs,
+        turns,
+        run_actions,
         assistants,
         assistant,
         versions,

@@ -504,6 +504,7 @@ class Execution:
         return {
             "queued_at": self.run.queued_at,
             "claimed_at": self._claimed_at,
+            "worker": self.run.worker,
             "prompt_s": self._prompt_s,
             "database_s": self._database_s + self._context.database_s,
             "sent_at": record.sent_at,

@@ -10,7 +10,7 @@ from threadmill.errors import InvalidRequest
 from threadmill.lifecycle import RunStatus
 from threadmill.llm.client import ModelClient
 from threadmill.runs import events
-from threadmill.runs.events import Said, frame
+from threadmill.runs.events import Said, Voice, frame
 from threadmill.runs.executor import Executor
 from threadmill.schemas import objects
 from threadmill.schemas.requests import CreateRun, CreateThreadAndRun, RunFields, names_missing_tool
@@ -34,24 +34,14 @@ def effective_run(
     traceparent: str | None = None,
 ) -> Run:
     """The run with its values frozen: those of the request, else those of the assistant now."""
-    now = int(time.time())
     tools = wanted.normal_tools()
     response_format = wanted.normal_response_format()
-    return Run(
-        id=ids.new("run"),
+    return _new(
+        thread_id,
+        expires_after_s,
+        traceparent,
         project_id=assistant.project_id,
-        thread_id=thread_id,
         assistant_id=assistant.id,
-        created_at=now,
-        status=RunStatus.QUEUED,
-        started_at=None,
-        expires_at=now + expires_after_s,
-        cancelled_at=None,
-        failed_at=None,
-        completed_at=None,
-        required_action=None,
-        last_error=None,
-        incomplete_details=None,
         model=wanted.model or assistant.model,
         instructions=_instructions(wanted, assistant),
         tools=assistant.tools if tools is None else tools,
@@ -66,8 +56,53 @@ def effective_run(
         response_format=assistant.response_format if response_format is None else response_format,
         tool_choice=wanted.normal_tool_choice(),
         parallel_tool_calls=wanted.normal_parallel_tool_calls(),
+    )
+
+
+def again(run: Run, *, thread_id: str, expires_after_s: int, traceparent: str | None = None) -> Run:
+    """Another run with the same frozen values."""
+    frozen = {name: getattr(run, name) for name in _FROZEN}
+    return _new(thread_id, expires_after_s, traceparent, **frozen)
+
+
+_FROZEN = (
+    "project_id",
+    "assistant_id",
+    "model",
+    "instructions",
+    "tools",
+    "tool_resources",
+    "metadata",
+    "temperature",
+    "top_p",
+    "reasoning_effort",
+    "max_prompt_tokens",
+    "max_completion_tokens",
+    "truncation_strategy",
+    "response_format",
+    "tool_choice",
+    "parallel_tool_calls",
+)
+
+
+def _new(thread_id: str, expires_after_s: int, traceparent: str | None, **frozen: Any) -> Run:
+    now = int(time.time())
+    return Run(
+        id=ids.new("run"),
+        thread_id=thread_id,
+        created_at=now,
+        status=RunStatus.QUEUED,
+        started_at=None,
+        expires_at=now + expires_after_s,
+        cancelled_at=None,
+        failed_at=None,
+        completed_at=None,
+        required_action=None,
+        last_error=None,
+        incomplete_details=None,
         queued_at=time.time(),
         traceparent=traceparent,
+        **frozen,
     )
 
 
@@ -108,6 +143,18 @@ def claim(executor: Executor, run: Run, *, streams: bool) -> None:
         run.status, run.started_at = RunStatus.IN_PROGRESS, int(time.time())
     if executor.takes(run, streams=streams):
         run.worker, run.claims, run.attempts = executor.name, 1, 1
+
+
+async def set_going(run: Run, opening: Said, executor: Executor) -> None:
+    """The run is in the database: have it executed, here or wherever there is room."""
+    if run.worker is not None:
+        voice = Voice(executor.events, run)
+        voice.open(opening)
+        executor.execute(run, voice)
+    if run.slot is not None:
+        await executor.hand_out_slots(run.project_id)
+    elif run.worker is None:
+        await executor.announce_work()
 
 
 def opening(run: Run, thread: Thread | None = None) -> Said:

@@ -12,7 +12,7 @@ from threadmill.lifecycle import MessageStatus
 from threadmill.store import query
 from threadmill.store.database import Connection
 from threadmill.store.page import Cursor, page
-from threadmill.store.rows import Message, columns
+from threadmill.store.rows import Message, Run, columns
 
 FIRST_TEXT_CHARACTERS = 120
 _COLUMNS = columns(Message)
@@ -202,6 +202,24 @@ async def first(connection: Connection, thread_id: str) -> Message | None:
         f"SELECT {_COLUMNS} FROM messages WHERE thread_id = %(thread_id)s ORDER BY seq LIMIT 1",
         {"thread_id": thread_id},
     )
+
+
+async def last_input(connection: Connection, run: Run) -> str | None:
+    """The id of the newest message that the run was given; None where there was none.
+
+    Nobody can add one while a run is active: so it is the one before the run's own first, or, where
+    the run has written nothing, the newest that was there when it began.
+    """
+    last: str | None = await query.value(
+        connection,
+        "SELECT id FROM messages WHERE thread_id = %(thread_id)s AND CASE"
+        " WHEN EXISTS (SELECT FROM messages WHERE run_id = %(run_id)s)"
+        " THEN seq < (SELECT min(seq) FROM messages WHERE run_id = %(run_id)s)"
+        " ELSE created_at <= %(created_at)s END"
+        " ORDER BY seq DESC LIMIT 1",
+        {"thread_id": run.thread_id, "run_id": run.id, "created_at": run.created_at},
+    )
+    return last
 
 
 async def save_token_counts(connection: Connection, counts: dict[str, int]) -> None:

@@ -322,6 +322,21 @@ async def standing(connection: Connection, run_ids: list[str]) -> dict[str, Run]
     return {run.id: run for run in found}
 
 
+async def marks(connection: Connection, run_ids: list[str]) -> dict[str, str]:
+    """For each run that is there a text that is another one as soon as anything of it was written:
+    the numbers of the transactions that wrote the rows last."""
+    of_parts = ", ".join(
+        f"(SELECT string_agg({table}.xmin::text, ',' ORDER BY {order})"
+        f" FROM {table} WHERE run_id = runs.id)"
+        for table, order in (("messages", "seq"), ("steps", "seq"), ("turns", "turn"))
+    )
+    cursor = await connection.execute(
+        f"SELECT id, concat_ws('/', xmin::text, {of_parts}) FROM runs WHERE id = ANY(%(run_ids)s)",
+        {"run_ids": run_ids},
+    )
+    return {run_id: mark for run_id, mark in await cursor.fetchall()}
+
+
 async def status_under_claim(connection: Connection, run: Run) -> str | None:
     """The run's status, if it is still (or was last) under the claim that `run` knows."""
     status = await query.value(

@@ -68,6 +68,17 @@ async def get(
     return row
 
 
+async def find(connection: Connection, project_id: str, thread_ids: list[str]) -> list[Thread]:
+    """Those of them that are there, newest first."""
+    return await query.many(
+        connection,
+        Thread,
+        f"SELECT {columns(Thread)} FROM threads WHERE id = ANY(%(ids)s)"
+        " AND project_id = %(project_id)s ORDER BY seq DESC",
+        {"ids": thread_ids, "project_id": project_id},
+    )
+
+
 async def modify(connection: Connection, project_id: str, thread_id: str, **fields: Any) -> Thread:
     """Set the given columns and leave the others."""
     if not fields:
@@ -121,13 +132,17 @@ async def list_page(
     return await page(connection, Thread, "threads", cursor, "thread", project_id=project_id)
 
 
-async def fork(connection: Connection, project_id: str, thread_id: str, message_id: str) -> Thread:
-    """A new thread with copies of the messages up to this one. Wants a transaction.
+async def fork(
+    connection: Connection, project_id: str, thread_id: str, message_id: str | None
+) -> Thread:
+    """A new thread with copies of the messages up to this one (None: without any). Wants a
+    transaction.
 
     The copies belong to no run: what a run wrote is found by its id, and it wrote only one of them.
     """
     await get(connection, project_id, thread_id)
-    await messages.get(connection, project_id, thread_id, message_id)
+    if message_id is not None:
+        await messages.get(connection, project_id, thread_id, message_id)
     copied = {"thread_id": thread_id, "message_id": message_id, "new_id": ids.new("thread")}
     row = await query.one(
         connection,
@@ -135,7 +150,8 @@ async def fork(connection: Connection, project_id: str, thread_id: str, message_
         "INSERT INTO threads"
         " (id, project_id, created_at, metadata, tool_resources, active_at, first_user_text)"
         " SELECT %(new_id)s, project_id, %(now)s, metadata, tool_resources, %(now)s,"
-        " first_user_text FROM threads WHERE id = %(thread_id)s"
+        " CASE WHEN %(message_id)s::text IS NOT NULL THEN first_user_text END"
+        " FROM threads WHERE id = %(thread_id)s"
         f" RETURNING {columns(Thread)}",
         copied | {"now": int(time.time())},
     )

@@ -1,4 +1,4 @@
-"""/ui/threads/{thread_id}/export: all of a thread, to be kept elsewhere"""
+"""/ui/threads/.../export: all of some threads, to be kept elsewhere"""
 
 from collections.abc import AsyncIterator
 
@@ -13,6 +13,7 @@ from threadmill.runtime import Runtime
 from threadmill.schemas import objects
 from threadmill.schemas.queries import Page
 from threadmill.store import messages, runs, threads
+from threadmill.store.rows import Thread
 
 router = APIRouter()
 
@@ -25,24 +26,34 @@ async def export_thread(request: Request, viewer: ViewerDep, thread_id: str) -> 
     ids.check("thread_id", thread_id, "thread")
     runtime: Runtime = request.app.state.runtime
     async with runtime.database.connection() as connection:
-        await threads.get(connection, viewer.project_id, thread_id)
+        thread = await threads.get(connection, viewer.project_id, thread_id)
+    return as_lines(runtime, [thread], f"{thread_id}.jsonl")
+
+
+def as_lines(runtime: Runtime, chosen: list[Thread], filename: str) -> Response:
     return StreamingResponse(
-        _exported(runtime, viewer.project_id, thread_id),
+        _lines(runtime, chosen),
         media_type="application/jsonl",
-        headers={"Content-Disposition": f"attachment; filename={thread_id}.jsonl"},
+        headers={"Content-Disposition": f"attachment; filename={filename}"},
     )
 
 
-async def _exported(runtime: Runtime, project_id: str, thread_id: str) -> AsyncIterator[bytes]:
-    async with runtime.database.connection() as connection:
-        thread = await threads.get(connection, project_id, thread_id)
-    yield msgspec.json.encode(objects.shape(thread, objects.Thread)) + b"\n"
+async def _lines(runtime: Runtime, chosen: list[Thread]) -> AsyncIterator[bytes]:
+    for thread in chosen:
+        yield msgspec.json.encode(objects.shape(thread, objects.Thread)) + b"\n"
+        async for line in _lines_in(runtime, thread):
+            yield line
+
+
+async def _lines_in(runtime: Runtime, thread: Thread) -> AsyncIterator[bytes]:
     for room, shape in ((messages, objects.Message), (runs, objects.Run)):
         after, has_more = None, True
         while has_more:
             page = Page(limit=_AT_ONCE, order="asc", after=after)
             async with runtime.database.connection() as connection:
-                rows, has_more = await room.list_page(connection, project_id, thread_id, page)
+                rows, has_more = await room.list_page(
+                    connection, thread.project_id, thread.id, page
+                )
                 made = [
                     objects.shape(step, objects.StepWithContent)
                     for row in rows

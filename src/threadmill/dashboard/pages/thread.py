@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from threadmill import ids
+from threadmill.dashboard import curl
 from threadmill.dashboard.conversation import lines
 from threadmill.dashboard.forms import Form, read_form
 from threadmill.dashboard.frame import show
@@ -48,7 +49,14 @@ async def show_thread(request: Request, viewer: ViewerDep, thread_id: str) -> Re
         first = stretch.messages[0].created_at if stretch.has_earlier else 0
         silent = [run for run in newest if run.created_at >= first] if not stretch.has_later else []
         told = await lines(connection, viewer.project_id, stretch.messages, silent)
-    return show(request, "thread.html", thread=thread, stretch=stretch, lines=told)
+    return show(
+        request,
+        "thread.html",
+        thread=thread,
+        stretch=stretch,
+        lines=told,
+        curl=curl.of_thread(thread, str(request.base_url).removesuffix("ui/")),
+    )
 
 
 @router.post("/metadata")

@@ -23,6 +23,8 @@ router = APIRouter()
 _PAGE = 50
 _QUERY_MAX_CHARACTERS = 1000
 _METADATA_MAX_PAIRS = 16
+_FILTERS = ("q", "status", "assistant", "since", "until")
+_DAY_S = 86400
 _ASSISTANTS_MAX = 100
 # key:value, key:"some value", "some words", word
 _TERM = re.compile(r'([\w.-]{1,64}):(?:"([^"]*)"|(?!//)(\S+))|"([^"]*)"|(\S+)')
@@ -30,10 +32,11 @@ _TERM = re.compile(r'([\w.-]{1,64}):(?:"([^"]*)"|(?!//)(\S+))|"([^"]*)"|(\S+)')
 
 @router.get("/threads")
 async def list_threads(request: Request, viewer: ViewerDep) -> Response:
-    query = {name: request.query_params.get(name, "") for name in ("q", "status", "assistant")}
+    query = {name: request.query_params.get(name, "") for name in _FILTERS}
     after = request.query_params.get("after") or None
     runtime: Runtime = request.app.state.runtime
     values: dict[str, Any] = {"found": [], "has_more": False, "problem": None, "older": ""}
+    values["here"] = urlencode({name: value for name, value in query.items() if value})
     try:
         if after:
             ids.check("after", after, "thread")
@@ -64,11 +67,14 @@ async def list_threads(request: Request, viewer: ViewerDep) -> Response:
     )
 
 
-def parse_search(q: str, status: str = "", assistant: str = "") -> Wanted:
-    """From what people type. Raises InvalidRequest, in words for them."""
+def parse_search(
+    q: str, status: str = "", assistant: str = "", since: str = "", until: str = ""
+) -> Wanted:
+    """From what people type and choose; both days are included. Raises InvalidRequest, in words
+    for them."""
     words: list[str] = []
     metadata: dict[str, str] = {}
-    named = {"status": status, "assistant": assistant, "before": "", "after": "", "id": ""}
+    named = {"status": status, "assistant": assistant, "before": "", "after": since, "id": ""}
     for found in _TERM.finditer(q.replace("\0", " ")[:_QUERY_MAX_CHARACTERS]):
         key, quoted, plain, phrase, word = found.groups()
         if key in named:
@@ -83,6 +89,7 @@ def parse_search(q: str, status: str = "", assistant: str = "") -> Wanted:
         raise InvalidRequest(f"At most {_METADATA_MAX_PAIRS} pairs of metadata can be searched.")
     if named["status"] and named["status"] not in list(RunStatus):
         raise InvalidRequest(f"No run has the status '{named['status'][:64]}'.")
+    last_day = _day(until)
     return Wanted(
         text=" ".join(words).strip(),
         metadata=metadata,
@@ -90,7 +97,7 @@ def parse_search(q: str, status: str = "", assistant: str = "") -> Wanted:
         assistant_id=named["assistant"] or None,
         id_prefix=named["id"] or None,
         since=_day(named["after"]),
-        until=_day(named["before"]),
+        until=_day(named["before"]) or (last_day + _DAY_S if last_day is not None else None),
     )
 
 

@@ -87,3 +87,14 @@ document.addEventListener("click", (event) => {
     copy.textContent = "Copied";
   }
 });
+
+document.addEventListener("change", (event) => {
+  const all = event.target.closest("[data-all]");
+  if (all) for (const one of document.getElementsByName(all.dataset.all)) one.checked = all.checked;
+});
+
+// Hidden pages let go of their streams; so must those that were opened hidden.
+document.addEventListener("htmx:after:sse:connection", ({ detail }) => {
+  detail.connection.abortController = null; // closing the reader is enough; both make an error
+  setTimeout(() => document.hidden && document.dispatchEvent(new Event("visibilitychange")), 99);
+});
