@@ -35,6 +35,7 @@ class Frame:
             loader=FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
+            auto_reload=False,  # or each part of a page looks for its file again
             trim_blocks=True,
             lstrip_blocks=True,
         )

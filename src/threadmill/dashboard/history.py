@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from threadmill.store.rows import Run, Turn
+from threadmill.store.rows import Run, Step, Turn
 
 Json = dict[str, Any]
 
@@ -15,11 +15,12 @@ class Happening(msgspec.Struct, frozen=True):
     where: str = ""  # the process, or the endpoint
 
 
-def tell(run: Run, turns: list[Turn]) -> list[Happening]:
+def tell(run: Run, turns: list[Turn], steps: list[Step]) -> list[Happening]:
     """As far as it was recorded: of what goes on there is no end yet."""
+    tools = {call_id: call["name"] for step in steps for call_id, call in (step.given or {}).items()}
     told = [] if turns else [Happening(run.queued_at, "queued")]
     for turn in turns:
-        told += _of_turn(turn)
+        told += _of_turn(turn, tools)
     for at, what in (
         (run.completed_at, run.status),
         (run.failed_at, "failed"),
@@ -33,7 +34,7 @@ def tell(run: Run, turns: list[Turn]) -> list[Happening]:
     return sorted(dict.fromkeys(told), key=lambda one: one.at)
 
 
-def _of_turn(turn: Turn) -> list[Happening]:
+def _of_turn(turn: Turn, tools: dict[str, str]) -> list[Happening]:
     record, number = turn.record, f"turn {turn.turn}"
     worker = record.get("worker") or ""
     told = [
@@ -50,8 +51,9 @@ def _of_turn(turn: Turn) -> list[Happening]:
         reason = record["finish_reason"] or "broken off"
         told.append(Happening(ended, f"{number}: the model ended ({reason})"))
     for tool in record.get("tools") or []:
-        told.append(Happening(tool["started_at"], f"{tool['call_id']} began", worker))
-        told.append(Happening(tool["ended_at"], f"{tool['call_id']} ended", worker))
+        name = tools.get(tool["call_id"], tool["call_id"])
+        told.append(Happening(tool["started_at"], f"{number}: {name} began", worker))
+        told.append(Happening(tool["ended_at"], f"{number}: {name} ended", worker))
     if answered := record.get("answered_at"):
         told.append(Happening(answered, "the client's outputs came"))
     return [one for one in told if one.at is not None]

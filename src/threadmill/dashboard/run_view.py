@@ -57,7 +57,7 @@ async def look_at(connection: Connection, run: Run, *, before: int | None = None
         "written": written_by(made),
         "tools_used": tools_used([turn.record for turn in turns]),
         "waterfall": waterfall.draw(run, turns, done),
-        "history": history.tell(run, turns),
+        "history": history.tell(run, turns, done),
         "can_cancel": run.status in sources(RunStatus.CANCELLING),
         "room": Room(_CHARACTERS, block_max_characters=_BLOCK_CHARACTERS),
         "passages_max": _PASSAGES_MAX,

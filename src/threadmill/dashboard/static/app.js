@@ -88,13 +88,12 @@ document.addEventListener("click", (event) => {
   }
 });
 
-document.addEventListener("change", (event) => {
-  const all = event.target.closest("[data-all]");
-  if (all) for (const one of document.getElementsByName(all.dataset.all)) one.checked = all.checked;
+document.addEventListener("change", ({ target }) => {
+  for (const one of document.getElementsByName(target.dataset.all)) one.checked = target.checked;
 });
 
 // Hidden pages let go of their streams; so must those that were opened hidden.
 document.addEventListener("htmx:after:sse:connection", ({ detail }) => {
-  detail.connection.abortController = null; // closing the reader is enough; both make an error
+  detail.connection.abortController = null; // or closing it makes an error
   setTimeout(() => document.hidden && document.dispatchEvent(new Event("visibilitychange")), 99);
 });
