@@ -5,7 +5,7 @@ import asyncio
 import re
 from typing import Any
 
-from playwright.async_api import Page, Request, expect
+from playwright.async_api import Page, Request, Route, expect
 
 from dashboard.conftest import Desk, Open
 from dashboard.hostile import HOSTILE
@@ -405,3 +405,25 @@ async def _open_everything(page: Page) -> None:
         await summary.evaluate("(one) => { one.parentElement.open = true; }")
     for mark in await page.locator(".mark").all():
         await mark.focus()
+
+
+async def test_scripts_may_come_late_one_after_the_other(desk: Desk, look: Open) -> None:
+    """htmx must not begin before the others are there: it would follow nothing."""
+    gate = Gate()
+    desk.model.reply(Reply(text=["So", gate, " it is."]))
+    made = await desk.client.beta.assistants.create(model="m")
+    run = await desk.client.beta.threads.runs.create(
+        thread_id=await desk.thread("Hello"), assistant_id=made.id
+    )
+
+    async def hold_up(route: Route) -> None:
+        await asyncio.sleep(0.5)
+        await route.continue_()
+
+    async with look() as page:
+        for name in ("hx-sse", "app"):
+            await page.route(f"**/static/{name}.*.js", hold_up)
+        async with page.expect_response("**/live", timeout=PATIENCE_MS):
+            await page.goto(f"/ui/runs/{run.id}", timeout=PATIENCE_MS)
+        gate.set()
+        await expect(page.locator("h1 .status")).to_have_text("completed", timeout=PATIENCE_MS)

@@ -77,4 +77,4 @@ def test_no_page_has_code_or_styles_of_its_own() -> None:
             "//cdn",
         ):
             assert forbidden not in html, (template.name, forbidden)
-        assert html.count("<script") == html.count('<script nonce="{{ nonce }}" defer src=')
+        assert html.count("<script") == html.count('<script nonce="{{ nonce }}" src=')

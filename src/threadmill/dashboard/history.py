@@ -17,7 +17,9 @@ class Happening(msgspec.Struct, frozen=True):
 
 def tell(run: Run, turns: list[Turn], steps: list[Step]) -> list[Happening]:
     """As far as it was recorded: of what goes on there is no end yet."""
-    tools = {call_id: call["name"] for step in steps for call_id, call in (step.given or {}).items()}
+    tools = {
+        call_id: call["name"] for step in steps for call_id, call in (step.given or {}).items()
+    }
     told = [] if turns else [Happening(run.queued_at, "queued")]
     for turn in turns:
         told += _of_turn(turn, tools)
