@@ -20,6 +20,7 @@ CREATE FUNCTION message_words(content json) RETURNS tsvector
 
 
 def upgrade() -> None:
+    _keep_places_of_chunks()
     op.create_table(
         "sign_ins",
         sa.Column("token_hash", sa.LargeBinary(), nullable=False),
@@ -72,3 +73,7 @@ def add_assistant_versions() -> None:
         ),
         sa.PrimaryKeyConstraint("assistant_id", "version", name=op.f("assistant_versions_pkey")),
     )
+
+
+def _keep_places_of_chunks() -> None:
+    op.add_column("chunks", sa.Column("first_token", sa.Integer()))

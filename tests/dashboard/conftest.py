@@ -63,7 +63,7 @@ class Desk:
         self,
         method: str,
         path: str,
-        form: dict[str, str] | list[tuple[str, str]] | str | None = None,
+        form: dict[str, str] | list[tuple[str, str]] | aiohttp.FormData | str | None = None,
         *,
         headers: dict[str, str] | None = None,
         token: str | None = None,

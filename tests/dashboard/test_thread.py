@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from openai.types.vector_stores import VectorStoreFile
 
 from dashboard.conftest import Desk
 from shelf import Archive
@@ -21,6 +22,23 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 
 async def upload(desk: Desk, name: str, content: bytes, purpose: Any = "assistants") -> str:
     return (await desk.client.files.create(file=(name, content), purpose=purpose)).id
+
+
+async def put(
+    desk: Desk, store_id: str, name: str, content: str | bytes, size: int = 800, overlap: int = 400
+) -> VectorStoreFile:
+    """Into a store, until it is done or has failed."""
+    chunking: Any = {
+        "type": "static",
+        "static": {"max_chunk_size_tokens": size, "chunk_overlap_tokens": overlap},
+    }
+    data = content.encode() if isinstance(content, str) else content
+    return await desk.client.vector_stores.files.upload_and_poll(
+        vector_store_id=store_id,
+        file=(name, data),
+        chunking_strategy=chunking,
+        poll_interval_ms=20,
+    )
 
 
 async def said(desk: Desk, thread_id: str) -> list[str]:
@@ -111,6 +129,9 @@ async def test_a_citation_shows_its_chunk(desk: Desk) -> None:
     assert f'<li id="{mark[1]}">' in html
     assert "refunds &lt;1&gt;.md" in html
     assert "<blockquote>Customers may ask for a refund within 30 days.</blockquote>" in html
+    place = re.search(r'<a href="(/ui/vector_stores/[^"]*/chunks/0)">Open in store', html)
+    assert place
+    assert "Customers may ask for a refund" in await desk.page(place[1])
     await desk.client.vector_stores.delete(store.id)  # what was given to the model stays
     assert "<blockquote>Customers" in await desk.page(f"/ui/threads/{thread_id}")
 
@@ -135,7 +156,7 @@ async def test_pictures_and_attachments(desk: Desk) -> None:
     assert f'<img src="/ui/files/{picture}"' in html
     assert '<img src="https://evil.example' not in html
     assert '<a href="https://evil.example/a.png" rel="noopener noreferrer nofollow">' in html
-    assert f'<a href="/ui/files/{notes}">notes &lt;b&gt;.txt</a>' in html
+    assert f'<a href="/ui/files/{notes}/about">notes &lt;b&gt;.txt</a>' in html
     assert f"<s>{gone}</s> deleted" in html
 
 
@@ -255,10 +276,13 @@ async def test_an_export_holds_all_of_the_thread(desk: Desk) -> None:
 READS = [
     "/threads/{thread}", "/threads/{thread}/export", "/runs/{run}", "/runs/{run}/turns/1",
     "/runs/{run}/turns/1/request", "/runs/{run}/turns/1/curl", "/runs/{run}/steps/{step}",
-    "/runs/{run}/live", "/threads/export?thread={thread}", "/files/{file}", "/jump?id={thread}",
-    "/jump?id={run}", "/jump?id={message}", "/jump?id={file}", "/jump?id={assistant}",
+    "/runs/{run}/live", "/threads/export?thread={thread}", "/files/{file}", "/files/{file}",
+    "/jump?id={thread}", "/jump?id={run}",
     "/assistants/{assistant}", "/assistants/{assistant}/export",
     "/assistants/{assistant}/versions",
+    "/jump?id={message}", "/jump?id={file}", "/jump?id={assistant}", "/jump?id={store}",
+    "/files/{file}/about", "/vector_stores/{store}", "/vector_stores/{store}/search?q=secret",
+    "/vector_stores/{store}/files/{stored}", "/vector_stores/{store}/files/{stored}/chunks/1",
 ]  # fmt: skip
 WRITES: dict[str, dict[str, str]] = {
     "/threads/{thread}/delete": {},
@@ -273,12 +297,20 @@ WRITES: dict[str, dict[str, str]] = {
     "/runs/{run}/retry": {},
     "/runs/{run}/outputs": {"call_id": "call_1", "output": "secret"},
     "/threads/delete": {"thread": "{thread}"},
+    "/vector_stores/{store}/edit": {"name": "mine"},
+    "/vector_stores/{store}/delete": {},
+    "/vector_stores/{store}/files": {},
+    "/vector_stores/{store}/files/{stored}/attributes": {"key": "a", "value": "b"},
+    "/vector_stores/{store}/files/{stored}/retry": {},
+    "/vector_stores/{store}/files/{stored}/remove": {},
+    "/files/{file}/delete": {},
 }
 # They name nothing of a project.
-HARMLESS = {"GET /", "GET /threads", "GET /sign-in", "POST /sign-in", "POST /sign-out",
-            "GET /static/{}", "GET /assistants", "GET /assistants/new", "POST /assistants/new",
-            "GET /assistants/import", "POST /assistants/import", "GET /assistants/models",
-            "POST /assistants/check"}  # fmt: skip
+HARMLESS = {"GET /", "GET /assistants", "GET /assistants/import", "GET /assistants/models",
+            "GET /assistants/new", "GET /files", "GET /sign-in", "GET /static/{}",
+            "GET /threads", "GET /vector_stores", "POST /assistants/check",
+            "POST /assistants/import", "POST /assistants/new", "POST /files", "POST /sign-in",
+            "POST /sign-out", "POST /vector_stores"}  # fmt: skip
 
 
 async def test_nothing_of_another_project_is_reached(desk: Desk, other_desk: Desk) -> None:
@@ -287,13 +319,17 @@ async def test_nothing_of_another_project_is_reached(desk: Desk, other_desk: Des
     run = await other_desk.run(thread_id)
     [first, _] = await message_ids(other_desk, thread_id)
     steps = await other_desk.client.beta.threads.runs.steps.list(run.id, thread_id=thread_id)
+    store = await other_desk.client.vector_stores.create(name="secret")
+    stored = await put(other_desk, store.id, "secret.txt", "secret words " * 200, 100, 0)
     named = {
         "step": steps.data[0].id,
         "thread": thread_id,
         "run": run.id,
         "message": first,
         "assistant": run.assistant_id,
-        "file": await upload(other_desk, "secret.txt", b"secret"),
+        "file": await upload(other_desk, "secret.txt", b"secret", "vision"),
+        "store": store.id,
+        "stored": stored.id,
         "mine": await desk.thread("mine"),
     }
     for path in (f"/ui{path}".format(**named) for path in READS):
@@ -307,6 +343,7 @@ async def test_nothing_of_another_project_is_reached(desk: Desk, other_desk: Des
     answer = await desk.send("GET", f"/ui/threads/{named['mine']}?before={first}")
     assert answer.status == 404
     assert await said(other_desk, thread_id) == ["secret", "secret"]
+    assert (await other_desk.client.vector_stores.retrieve(store.id)).file_counts.completed == 1
 
 
 async def test_no_page_is_left_out_of_that(desk: Desk, archive: Archive) -> None:
@@ -337,13 +374,15 @@ async def test_any_id_leads_to_its_page(desk: Desk) -> None:
     [first, _] = await message_ids(desk, thread_id)
     steps = await desk.client.beta.threads.runs.steps.list(run.id, thread_id=thread_id)
     file_id = await upload(desk, "a.txt", b"text")
+    store = await desk.client.vector_stores.create()
     for wanted, to in {
         thread_id: f"/ui/threads/{thread_id}",
         f"  {run.id} ": f"/ui/runs/{run.id}",
         first: f"/ui/threads/{thread_id}?around={first}#{first}",
         steps.data[0].id: f"/ui/runs/{run.id}#{steps.data[0].id}",
         run.assistant_id: f"/ui/assistants/{run.assistant_id}",
-        file_id: f"/ui/files/{file_id}",
+        file_id: f"/ui/files/{file_id}/about",
+        store.id: f"/ui/vector_stores/{store.id}",
     }.items():
         answer = await desk.send("GET", f"/ui/jump?id={wanted.replace(' ', '%20')}")
         assert (answer.status, answer.headers["location"]) == (303, to)

@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request
 
 from threadmill import ids
 from threadmill.api.deps import CallerDep, Json, ProjectId, RuntimeDep, body
-from threadmill.api.multipart import Multipart
 from threadmill.blobs import Blobs
 from threadmill.errors import InvalidRequest, NotFound, TooLarge
 from threadmill.lifecycle import UploadStatus
+from threadmill.multipart import Multipart
 from threadmill.runtime import Runtime
 from threadmill.schemas import objects
 from threadmill.schemas.parse import shown

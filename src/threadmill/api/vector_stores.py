@@ -19,13 +19,12 @@ from threadmill.schemas.requests import (
     CreateVectorStoreFile,
     ModifyVectorStore,
     ModifyVectorStoreFile,
-    SearchRankingOptions,
     SearchSettings,
     SearchVectorStore,
     normal_chunking,
 )
 from threadmill.search import resources
-from threadmill.search.retrieve import Wanted, retrieve
+from threadmill.search.retrieve import DEFAULT_LANGUAGE, answer
 from threadmill.store import chunks, vector_stores
 from threadmill.store.chunks import Hit
 from threadmill.store.database import Connection
@@ -33,8 +32,6 @@ from threadmill.store.rows import FileBatch, VectorStore, VectorStoreFile
 from threadmill.store.vector_stores import Counts, NewFile
 
 router = APIRouter(prefix="/vector_stores")
-
-DEFAULT_LANGUAGE = "english"
 
 # The SDKs' polling helpers wait so long between two looks; else 1 s (Python) or 5 s (Node).
 _POLL_AFTER = {"openai-poll-after-ms": "250"}
@@ -138,14 +135,11 @@ async def search_vector_store(
         if vector_stores.has_expired(store):
             raise vector_stores.expired(store_id)
         await vector_stores.touch(connection, [store])
-    queries = wanted.queries()
-    if wanted.ranking_options and wanted.ranking_options.ranker == "none":
-        store.search = {**store.search, "rerank_url": None}
     try:
-        hits = await retrieve(runtime, [store], queries, _wanted(wanted))
+        hits = await answer(runtime, store, wanted)
     except ModelError as error:
         raise Unavailable(error.message) from error
-    return Json(objects.SearchResults(queries, [_found(hit) for hit in hits]))
+    return Json(objects.SearchResults(wanted.queries(), [_found(hit) for hit in hits]))
 
 
 # --- files ---
@@ -299,18 +293,6 @@ def _new(wanted: CreateVectorStoreFile) -> NewFile:
 def _files_asked(request: Request) -> tuple[Page, FileStatus | None]:
     status = choice(request.query_params, "filter", _STATUSES)
     return Page.parse(request.query_params, "file"), FileStatus(status) if status else None
-
-
-def _wanted(wanted: SearchVectorStore) -> Wanted:
-    ranking = wanted.ranking_options or SearchRankingOptions()
-    weights = ranking.hybrid_search
-    return Wanted(
-        max_num_results=wanted.max_num_results or 10,
-        score_threshold=ranking.score_threshold or 0.0,
-        filters=wanted.normal_filters(),
-        embedding_weight=weights.embedding_weight if weights else None,
-        text_weight=weights.text_weight if weights else None,
-    )
 
 
 def _changed_search(before: dict[str, Any], wanted: SearchSettings | None) -> dict[str, Any]:

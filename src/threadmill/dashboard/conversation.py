@@ -7,6 +7,8 @@ import msgspec
 from markupsafe import Markup
 
 from threadmill.dashboard import markdown
+from threadmill.file_bytes import may_go_out
+from threadmill.settings import Settings
 from threadmill.store import files, runs, steps
 from threadmill.store.database import Connection
 from threadmill.store.rows import Message, Run
@@ -29,6 +31,7 @@ class Citation(msgspec.Struct):
     filename: str
     score: float | None = None
     text: str | None = None
+    place: str | None = None  # the page that shows it among its neighbours
 
 
 class Part(msgspec.Struct):
@@ -36,6 +39,7 @@ class Part(msgspec.Struct):
 
     html: Markup | None = None
     image_id: str | None = None
+    is_withheld: bool = False  # the picture is not handed out
     image_url: str | None = None
     left_out: int = 0  # characters that were cut off
 
@@ -58,14 +62,20 @@ class Line(msgspec.Struct):
 
 
 async def lines(
-    connection: Connection, project_id: str, shown: list[Message], silent: list[Run]
+    connection: Connection,
+    project_id: str,
+    shown: list[Message],
+    silent: list[Run],
+    settings: Settings,
 ) -> list[Line]:
     """Of messages in their order; `silent` are runs of which some may have written nothing."""
     written = sorted({message.run_id for message in shown if message.run_id})
     known = {run.id: run for run in await runs.find(connection, project_id, written)}
     cited = sorted({m.run_id for m in shown if m.run_id and _annotations(m, "file_citation")})
     hits = await _hits(connection, cited)
-    names = await files.names(connection, project_id, sorted(_named(shown)))
+    named = await files.find(connection, project_id, sorted(_named(shown)))
+    names = {file.id: file.filename for file in named}
+    withheld = {file.id for file in named if not may_go_out(file, settings)}
     told: list[Line] = []
     room = _RENDERED_MAX_CHARACTERS
     for message in shown:
@@ -73,7 +83,7 @@ async def lines(
         line.citations = _citations(message, hits, names)
         for at, part in enumerate(message.content):
             shown_max = _BLOCK_MAX_CHARACTERS if room > 0 else _BEGINNING_CHARACTERS
-            line.parts.append(_part(part, message, at, line.citations, shown_max))
+            line.parts.append(_part(part, message, at, line.citations, withheld, shown_max))
             room -= min(len(_text(part)), shown_max)
         line.attachments = [
             Attachment(
@@ -118,14 +128,30 @@ def _citations(
                 hit["filename"] if hit else names.get(file_id, file_id),
                 hit["score"] if hit else None,
                 hit["text"] if hit else None,
+                _place(hit) if hit else None,
             )
         )
     return told
 
 
-def _part(part: Json, message: Message, at: int, citations: list[Citation], shown_max: int) -> Part:
+def _place(hit: Json) -> str | None:
+    if "ordinal" not in hit:  # of a run before these were kept
+        return None
+    store_id, file_id = hit["vector_store_id"], hit["file_id"]
+    return f"/ui/vector_stores/{store_id}/files/{file_id}/chunks/{hit['ordinal']}"
+
+
+def _part(
+    part: Json,
+    message: Message,
+    at: int,
+    citations: list[Citation],
+    withheld: set[str],
+    shown_max: int,
+) -> Part:
     if part["type"] == "image_file":
-        return Part(image_id=part["image_file"]["file_id"])
+        file_id = part["image_file"]["file_id"]
+        return Part(image_id=file_id, is_withheld=file_id in withheld)
     if part["type"] == "image_url":
         return Part(image_url=part["image_url"]["url"])
     text = _text(part)
@@ -175,4 +201,10 @@ def _named(shown: list[Message]) -> set[str]:
         for message in shown
         for one in _annotations(message, "file_citation")
     }
-    return attached | cited
+    pictures = {
+        part["image_file"]["file_id"]
+        for message in shown
+        for part in message.content
+        if part["type"] == "image_file"
+    }
+    return attached | cited | pictures

@@ -1,8 +1,10 @@
 """What a form of ours has sent."""
 
 from collections.abc import AsyncGenerator
+from typing import Any
 from urllib.parse import parse_qsl
 
+import orjson
 from fastapi import Request
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -22,6 +24,11 @@ class Form:
 
     def all(self, name: str) -> list[str]:
         return [value for key, value in self._pairs if key == name]
+
+    def pairs(self) -> dict[str, str]:
+        """Of metadata. One without a key was not filled in, or was emptied to remove it."""
+        pairs = zip(self.all("key"), self.all("value"), strict=False)
+        return {key: value for key, value in pairs if key.strip()}
 
 
 async def read_form(request: Request, *, max_bytes: int = _MAX_BYTES) -> Form:
@@ -59,3 +66,12 @@ async def _parts(request: Request, sent: bytes) -> list[tuple[str, str]]:
         ]
     finally:
         await form.close()
+
+
+def number(text: str) -> Any:
+    """What is none goes on as it is: the check of the API tells what is wrong."""
+    try:
+        value = orjson.loads(text.strip()) if text.strip() else None
+    except orjson.JSONDecodeError:
+        return text
+    return value if isinstance(value, int | float) or value is None else text

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
+from threadmill.dashboard import attributes
 from threadmill.dashboard.assets import Assets
 
 _SHOWN_MAX_CHARACTERS = 64 * 1024  # of one block; the rest is behind its link
@@ -43,11 +44,13 @@ class Frame:
         self._templates.globals["sections"] = SECTIONS
         self._templates.filters |= {
             "ago": _ago,
+            "until": _until,
             "duration": _duration,
             "count": _count,
             "size": _size,
             "json": _json,
             "cut": _cut,
+            "attribute": attributes.write,
         }
 
     def page(
@@ -78,6 +81,16 @@ def _ago(at: int | float | None) -> Markup:
     exact = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         exact.isoformat(timespec="seconds"), f"{exact:%Y-%m-%d %H:%M:%S} UTC", _since(at, exact)
+    )
+
+
+def _until(at: int) -> Markup:
+    exact = datetime.fromtimestamp(at, UTC)
+    left_s = at - time.time()
+    units = ((86400, "d"), (3600, "h"), (60, "min"))
+    told = next((f"in {left_s / unit:.0f} {name}" for unit, name in units if left_s >= unit), "now")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        exact.isoformat(timespec="seconds"), f"{exact:%Y-%m-%d %H:%M:%S} UTC", told
     )
 
 

@@ -74,6 +74,15 @@ async def lasting(runtime: Runtime, keys: Keys, viewers: list[Viewer]) -> Abstra
         return nobody | await sign_ins.lasting(connection, hashes, _static_keys(runtime))
 
 
+async def caller(request: Request, viewer: Viewer) -> Caller:
+    """For what counts against the limits of a key."""
+    keys: Keys = request.app.state.keys
+    found = await keys.caller_behind(viewer.key_hash)
+    if found is None:
+        raise SignInNeeded
+    return found
+
+
 async def sign_in(request: Request, key: str) -> str | None:
     """The token for the browser; None for a key that is not valid."""
     keys: Keys = request.app.state.keys

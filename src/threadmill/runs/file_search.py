@@ -211,6 +211,8 @@ def _kept(hit: Hit) -> Json:
     """For whoever looks at the run later; the store may have changed by then."""
     return {
         "chunk_id": hit.chunk_id,
+        "vector_store_id": hit.vector_store_id,
+        "ordinal": hit.ordinal,
         "file_id": hit.file_id,
         "filename": hit.filename,
         "score": hit.score,

@@ -29,6 +29,7 @@ class Chunk(msgspec.Struct):
     token_count: int
     page: int | None  # where it starts
     heading: str | None
+    first_token: int  # its place among the document's tokens
 
 
 def chunks(
@@ -53,7 +54,7 @@ def chunks(
             places.popleft()
         text = b"".join(tokens[:end]).decode(errors="replace")
         place = places[0][1]
-        return None if text.isspace() else Chunk(text, end, place.page, place.heading)
+        return None if text.isspace() else Chunk(text, end, place.page, place.heading, first)
 
     for piece in _pieces(passages):
         if not places or piece[1:] != places[-1][1][1:]:

@@ -292,7 +292,14 @@ class _Writer:
 
     async def _write(self, batch: list[Chunk], vectors: list[list[float]] | None) -> None:
         new = [
-            NewChunk(at, chunk.text, chunk.token_count, chunk.page, chunk.heading)
+            NewChunk(
+                at,
+                chunk.text,
+                chunk.token_count,
+                chunk.page,
+                chunk.heading,
+                chunk.first_token,
+            )
             for at, chunk in enumerate(batch, start=self.count)
         ]
         async with self._runtime.database.transaction() as connection:

@@ -182,7 +182,7 @@ async def attach(
     for file_id in new:
         if file_id not in known:
             raise files.missing(file_id)
-    _check_extensions(list(known.values()))
+    check_extensions(list(known.values()))
     return await vector_stores.attach(connection, store.project_id, store.id, list(new.values()))
 
 
@@ -192,7 +192,8 @@ async def announce_files(runtime: Runtime) -> None:
         await notify.hint(connection, FILES_WAIT)
 
 
-def _check_extensions(filenames: list[str]) -> None:
+def check_extensions(filenames: list[str]) -> None:
+    """Raises InvalidRequest for names of files that cannot be searched."""
     extensions = {PurePosixPath(name).suffix.lower() for name in filenames}
     unsupported = sorted(extensions - SUPPORTED_EXTENSIONS)
     if unsupported:

@@ -27,6 +27,7 @@ import structlog
 from threadmill.llm.client import ModelError
 from threadmill.llm.rerank import RerankError, rerank
 from threadmill.runtime import Runtime
+from threadmill.schemas.requests import SearchRankingOptions, SearchVectorStore
 from threadmill.store import chunks, filters, postings, vectors
 from threadmill.store.chunks import Hit
 from threadmill.store.database import Database
@@ -39,7 +40,7 @@ _RANK_CONSTANT = 60  # of the fusion: how little the first places stand out
 _DEPTH_MIN = 20
 _DEPTH_OF_WANTED = 4
 _RERANKED_MAX = 50
-_DEFAULT_LANGUAGE = "english"
+DEFAULT_LANGUAGE = "english"
 
 
 class Wanted(msgspec.Struct):
@@ -52,6 +53,22 @@ class Wanted(msgspec.Struct):
     @property
     def depth(self) -> int:
         return max(_DEPTH_MIN, _DEPTH_OF_WANTED * self.max_num_results)
+
+
+async def answer(runtime: Runtime, store: VectorStore, asked: SearchVectorStore) -> list[Hit]:
+    """What a search of one store asks for. Raises ModelError."""
+    ranking = asked.ranking_options or SearchRankingOptions()
+    if ranking.ranker == "none":
+        store = msgspec.structs.replace(store, search={**store.search, "rerank_url": None})
+    weights = ranking.hybrid_search
+    wanted = Wanted(
+        max_num_results=asked.max_num_results or 10,
+        score_threshold=ranking.score_threshold or 0.0,
+        filters=asked.normal_filters(),
+        embedding_weight=weights.embedding_weight if weights else None,
+        text_weight=weights.text_weight if weights else None,
+    )
+    return await retrieve(runtime, [store], asked.queries(), wanted)
 
 
 async def retrieve(
@@ -163,7 +180,7 @@ async def _by_text(
     depth: int,
     condition: Condition | None,
 ) -> list[list[_Near]]:
-    language = store.search.get("language") or _DEFAULT_LANGUAGE
+    language = store.search.get("language") or DEFAULT_LANGUAGE
     async with database.connection() as connection:
         extent = await postings.extent(connection, store.id)
         if extent is None:

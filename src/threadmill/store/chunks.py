@@ -8,13 +8,15 @@ import msgspec
 
 from threadmill.store import postings, query
 from threadmill.store.database import Connection
+from threadmill.store.rows import columns
 
-_COLUMNS = (
-    "vector_store_id, file_id, ordinal, text, token_count, page, heading, embedding"  # to copy
+_COLUMNS = (  # to copy
+    "vector_store_id, file_id, ordinal, text, token_count, page, heading, first_token, embedding"
 )
 # A halfvec goes over the wire as its own bytes, so as far as psycopg is concerned it is a bytea.
-_TYPES = ["text", "text", "int4", "text", "int4", "int4", "text", "bytea"]
+_TYPES = ["text", "text", "int4", "text", "int4", "int4", "text", "int4", "bytea"]
 _LARGEST_HALF = 65504.0
+MARK, UNMARK = "\ue000", "\ue001"  # of private use
 
 
 class NewChunk(msgspec.Struct):
@@ -23,6 +25,19 @@ class NewChunk(msgspec.Struct):
     token_count: int
     page: int | None
     heading: str | None
+    first_token: int | None = None
+
+
+class Stored(msgspec.Struct):
+    """A chunk as people read it."""
+
+    id: int
+    ordinal: int
+    text: str
+    token_count: int
+    page: int | None
+    heading: str | None
+    first_token: int | None  # None: put in before such places were kept
 
 
 class Hit(msgspec.Struct):
@@ -74,6 +89,7 @@ async def insert(
                     chunk.token_count,
                     chunk.page,
                     chunk.heading and _storable(chunk.heading),
+                    chunk.first_token,
                     vector,
                 )
             )
@@ -128,6 +144,50 @@ async def texts(connection: Connection, store_id: str, file_id: str) -> list[str
         "SELECT text FROM chunks WHERE vector_store_id = %(store_id)s AND file_id = %(file_id)s"
         " ORDER BY ordinal",
         {"store_id": store_id, "file_id": file_id},
+    )
+    return [text for (text,) in await cursor.fetchall()]
+
+
+async def stretch(
+    connection: Connection, store_id: str, file_id: str, first: int, count: int
+) -> list[Stored]:
+    """Up to `count` chunks of the file, from the ordinal `first` on."""
+    return await query.many(
+        connection,
+        Stored,
+        f"SELECT {columns(Stored)} FROM chunks WHERE vector_store_id = %(store_id)s"
+        " AND file_id = %(file_id)s AND ordinal >= %(first)s"
+        " AND ordinal < %(first)s + %(count)s ORDER BY ordinal",
+        {"store_id": store_id, "file_id": file_id, "first": first, "count": count},
+    )
+
+
+async def marked(
+    connection: Connection, texts: list[str], queries: list[str], language: str
+) -> list[str]:
+    """The texts with every word that the queries find between MARK and UNMARK, which are taken out
+    where else they stand."""
+    cursor = await connection.execute(
+        f"""
+        WITH settings AS MATERIALIZED (SELECT {postings.LANGUAGE} AS language),
+        words AS MATERIALIZED (
+            SELECT string_agg(nullif(
+                replace(plainto_tsquery(language, one)::text, ' & ', ' | '), ''
+            ), ' | ')::tsquery AS wanted
+            FROM settings, unnest(%(queries)s::text[]) AS queries (one)
+        )
+        SELECT coalesce(ts_headline(language, plain, wanted, %(how)s), plain)
+        FROM settings, words, unnest(%(texts)s::text[]) WITH ORDINALITY AS texts (one, place),
+            translate(one, %(marks)s, '') AS plain
+        ORDER BY place
+        """,
+        {
+            "texts": texts,
+            "queries": [query.replace("\0", " ") for query in queries],
+            "language": language,
+            "marks": MARK + UNMARK,
+            "how": f"HighlightAll=true, StartSel={MARK}, StopSel={UNMARK}",
+        },
     )
     return [text for (text,) in await cursor.fetchall()]
 

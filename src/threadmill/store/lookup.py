@@ -3,7 +3,13 @@
 from threadmill.store import query
 from threadmill.store.database import Connection
 
-_TABLES = {"thread": "threads", "run": "runs", "asst": "assistants", "file": "files"}
+_TABLES = {
+    "thread": "threads",
+    "run": "runs",
+    "asst": "assistants",
+    "file": "files",
+    "vs": "vector_stores",
+}
 _HOLDERS = {"msg": ("messages", "thread_id"), "step": ("steps", "run_id")}
 
 

@@ -38,7 +38,7 @@ _ENTRY_ID, _ENTRY_TIMES, _ENTRY_LENGTH = "entry >> 24", "(entry >> 16) & 255", "
 
 
 # A name that Postgres does not know finds words as they are written.
-_LANGUAGE = """coalesce(
+LANGUAGE = """coalesce(
     (
         SELECT oid FROM pg_ts_config
         WHERE cfgname = lower(%(language)s) AND pg_ts_config_is_visible(oid)
@@ -68,7 +68,7 @@ async def add(
     """Index `count` chunks of the file from ordinal `first` on."""
     await connection.execute(
         f"""
-        WITH settings AS MATERIALIZED (SELECT {_LANGUAGE} AS language),
+        WITH settings AS MATERIALIZED (SELECT {LANGUAGE} AS language),
         words AS MATERIALIZED (
             SELECT chunks.id, word.lexeme, cardinality(word.positions) AS times
             FROM settings, chunks, {_words("settings.language", "chunks.text")} AS word
@@ -135,7 +135,7 @@ async def best(
         f"""
         WITH words AS MATERIALIZED (
             SELECT lexeme COLLATE "C" AS term, cardinality(positions) AS times
-            FROM {_words(_LANGUAGE, "%(text)s::text")}
+            FROM {_words(LANGUAGE, "%(text)s::text")}
         ),
         counted AS (
             SELECT term, times, frequency, cost FROM words CROSS JOIN LATERAL (

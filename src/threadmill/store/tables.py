@@ -507,6 +507,7 @@ chunks = Table(
     Column("token_count", Integer, nullable=False),
     Column("page", Integer),
     Column("heading", Text),
+    Column("first_token", Integer),  # where it begins in the document; null: from earlier versions
     # Without a fixed dimension, for stores differ. Null: text search alone.
     Column("embedding", HALFVEC),
     # No index on the id alone: Postgres would look there for the newest of a store, and read the

@@ -12,7 +12,7 @@ from threadmill.store.database import Connection
 
 router = APIRouter()
 
-_PREFIXES = ("thread", "msg", "run", "step", "asst", "file")
+_PREFIXES = ("thread", "msg", "run", "step", "asst", "file", "vs")
 
 
 @router.get("/jump")
@@ -45,7 +45,8 @@ async def _address(connection: Connection, project_id: str, prefix: str, wanted:
         "thread": f"/ui/threads/{wanted}",
         "run": f"/ui/runs/{wanted}",
         "asst": f"/ui/assistants/{wanted}",
-        "file": f"/ui/files/{wanted}",
+        "file": f"/ui/files/{wanted}/about",
+        "vs": f"/ui/vector_stores/{wanted}",
     }[prefix]
 
 

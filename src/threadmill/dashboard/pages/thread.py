@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from threadmill import ids
 from threadmill.dashboard import curl
 from threadmill.dashboard.conversation import lines
-from threadmill.dashboard.forms import Form, read_form
+from threadmill.dashboard.forms import read_form
 from threadmill.dashboard.frame import show
 from threadmill.dashboard.session import ViewerDep
 from threadmill.runs.executor import Executor
@@ -48,7 +48,9 @@ async def show_thread(request: Request, viewer: ViewerDep, thread_id: str) -> Re
         newest, _ = await runs.list_page(connection, viewer.project_id, thread_id, page)
         first = stretch.messages[0].created_at if stretch.has_earlier else 0
         silent = [run for run in newest if run.created_at >= first] if not stretch.has_later else []
-        told = await lines(connection, viewer.project_id, stretch.messages, silent)
+        told = await lines(
+            connection, viewer.project_id, stretch.messages, silent, runtime.settings
+        )
     return show(
         request,
         "thread.html",
@@ -62,7 +64,7 @@ async def show_thread(request: Request, viewer: ViewerDep, thread_id: str) -> Re
 @router.post("/metadata")
 async def edit_metadata(request: Request, viewer: ViewerDep, thread_id: str) -> Response:
     ids.check("thread_id", thread_id, "thread")
-    wanted = parse(ModifyThread, orjson.dumps({"metadata": _pairs(await read_form(request))}))
+    wanted = parse(ModifyThread, orjson.dumps({"metadata": (await read_form(request)).pairs()}))
     runtime: Runtime = request.app.state.runtime
     async with runtime.database.connection() as connection:
         await threads.modify(
@@ -112,9 +114,3 @@ async def _stretch(
         return Stretch([*reversed(earlier), middle, *later], has_earlier, has_later)
     rows, has_earlier = await page("desc", asked["before"])
     return Stretch(rows[::-1], has_earlier, has_later=asked["before"] is not None)
-
-
-def _pairs(form: Form) -> dict[str, str]:
-    """A line without a key is one that was not filled in, or was emptied to remove it."""
-    pairs = zip(form.all("key"), form.all("value"), strict=False)
-    return {key: value for key, value in pairs if key.strip()}

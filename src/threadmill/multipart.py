@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect, Request
 
 from threadmill.errors import InvalidRequest, TooLarge
 
-_PARTS_MAX = 16
 _HEADERS_MAX = 8  # of one part
 # A name of 512 characters outside of the Latin script takes 6 KB when it is percent-encoded, and
 # some clients send it a second time as an encoded word.
@@ -35,9 +34,10 @@ class Part(msgspec.Struct):
 class Multipart:
     """The form in a request's body. Whatever is wrong with it raises InvalidRequest."""
 
-    def __init__(self, request: Request, *, max_bytes: int) -> None:
+    def __init__(self, request: Request, *, max_bytes: int, max_parts: int = 16) -> None:
         self._body = request.stream()
         self._max_bytes = max_bytes
+        self._max_parts = max_parts
         self._size_bytes = 0
         self._check_size(int(request.headers.get("content-length", 0)))
         try:
@@ -109,8 +109,8 @@ class Multipart:
 
     def _on_part_begin(self) -> None:
         self._count += 1
-        if self._count > _PARTS_MAX:
-            raise _broken(f"it has more than {_PARTS_MAX} parts")
+        if self._count > self._max_parts:
+            raise _broken(f"it has more than {self._max_parts} parts")
         self._headers = {}
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
