@@ -276,7 +276,7 @@ async def test_an_export_holds_all_of_the_thread(desk: Desk) -> None:
 READS = [
     "/threads/{thread}", "/threads/{thread}/export", "/runs/{run}", "/runs/{run}/turns/1",
     "/runs/{run}/turns/1/request", "/runs/{run}/turns/1/curl", "/runs/{run}/steps/{step}",
-    "/runs/{run}/live", "/threads/export?thread={thread}", "/files/{file}", "/files/{file}",
+    "/runs/{run}/live", "/threads/export?thread={thread}", "/files/{file}",
     "/jump?id={thread}", "/jump?id={run}",
     "/assistants/{assistant}", "/assistants/{assistant}/export",
     "/assistants/{assistant}/versions",

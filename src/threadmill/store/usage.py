@@ -173,8 +173,9 @@ async def of_assistants(
         OfAssistant,
         "SELECT named.id, coalesce(sum(runs), 0)::bigint, coalesce(sum(tokens), 0)::bigint"
         " FROM unnest(%(assistant_ids)s::text[]) AS named (id),"
-        f" generate_series(0, %(days)s::integer - 1) AS back, LATERAL (SELECT sum({' + '.join(_ENDS)}) AS"
-        " runs, sum(prompt_tokens + completion_tokens) AS tokens FROM usage_days"
+        " generate_series(0, %(days)s::integer - 1) AS back,"
+        f" LATERAL (SELECT sum({' + '.join(_ENDS)}) AS runs,"
+        " sum(prompt_tokens + completion_tokens) AS tokens FROM usage_days"
         f" WHERE project_id = %(project_id)s AND day = {_DAY} - back"
         " AND assistant_id = named.id) AS used GROUP BY named.id",
         {
