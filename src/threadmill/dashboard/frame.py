@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
+from threadmill.dashboard import program
 from threadmill.dashboard.assets import Assets
 
 _SHOWN_MAX_CHARACTERS = 64 * 1024  # of one block; the rest is behind its link
@@ -47,6 +48,9 @@ class Frame:
             "size": _size,
             "json": _json,
             "cut": _cut,
+            "python": program.python,
+            "javascript": program.javascript,
+            "shell": program.shell,
         }
 
     def page(

@@ -16,6 +16,7 @@ from threadmill.dashboard.pages import (
     export,
     files,
     jump,
+    playground,
     runs,
     thread,
     threads,
@@ -47,6 +48,7 @@ def add_to(app: FastAPI, runtime: Runtime, executor: Executor, keys: Keys) -> No
         assistants,
         assistant,
         versions,
+        playground,
         files,
         jump,
     ):
