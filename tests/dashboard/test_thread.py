@@ -197,6 +197,8 @@ READS = [
     "/jump?id={message}", "/jump?id={file}", "/jump?id={assistant}",
     "/assistants/{assistant}", "/assistants/{assistant}/export",
     "/assistants/{assistant}/versions",
+    "/threads/{thread}/messages/{message}", "/playground/calls/{run}",
+    "/playground?thread={thread}", "/playground?assistant={assistant}",
 ]  # fmt: skip
 WRITES: dict[str, dict[str, str]] = {
     "/threads/{thread}/delete": {},
@@ -213,7 +215,8 @@ WRITES: dict[str, dict[str, str]] = {
 HARMLESS = {"GET /", "GET /threads", "GET /sign-in", "POST /sign-in", "POST /sign-out",
             "GET /static/{}", "GET /assistants", "GET /assistants/new", "POST /assistants/new",
             "GET /assistants/import", "POST /assistants/import", "GET /assistants/models",
-            "POST /assistants/check"}  # fmt: skip
+            "POST /assistants/check", "POST /playground/check",
+            "POST /playground/program/{}"}  # fmt: skip
 
 
 async def test_nothing_of_another_project_is_reached(desk: Desk, other_desk: Desk) -> None:

@@ -1,19 +1,19 @@
-// The playground: the public API by fetch. What models say is put in as text, and once a message is
-// done, as the server shows it.
+// The playground. What models say is put in as text; a message that is done, as the server shows it.
 const { say, options } = document.forms;
 const byId = (id) => document.getElementById(id);
 const seats = [...document.querySelectorAll(".seat")].map((place) => ({
   place,
   list: place.querySelector("ol"),
-  facts: byId(`facts-${place.id}`),
+  facts: place.querySelector(".facts"),
   thread: place.dataset.thread,
   run: { id: place.dataset.run },
   last: 0,
+  made: [],
   shown: Promise.resolve(),
 }));
 const isBusy = (seat) => seat.isLive || seat.run.status === "requires_action";
 const pathOf = (seat) => `/threads/${seat.thread}/runs/${seat.run.id}`;
-const setup = () => byId("setup"); // another one once another assistant is chosen
+const setup = () => byId("setup");
 let done = { outputs: {} }; // what a program can be made of
 
 function a(name, texts) {
@@ -60,7 +60,7 @@ async function* events(answer) {
 
 // To the end of what a request streams. If it breaks, behind the last event that came.
 async function listen(seat, path, body) {
-  Object.assign(seat, { isLive: true, since: performance.now(), count: 0, first: "", made: [] });
+  Object.assign(seat, { isLive: true, since: performance.now(), count: 0, first: "" });
   update();
   try {
     const shown = path.replace(/(thread|run)_\w+/g, "$1_…");
@@ -83,6 +83,7 @@ async function listen(seat, path, body) {
   } finally {
     seat.isLive = false;
     update();
+    for (const id of seat.made) showMessage(seat, id);
   }
 }
 
@@ -110,10 +111,7 @@ const heard = {
     seat.run = run;
     tell(run.last_error);
     for (const form of seat.list.querySelectorAll("fieldset")) form.disabled = true;
-    if (run.status === "requires_action") {
-      put(seat, `/ui/playground/calls/${run.id}`, seat.list, "beforeend").then(() =>
-        seat.list.querySelector("fieldset:enabled textarea")?.focus());
-    } else if (run.usage) for (const id of seat.made) showMessage(seat, id);
+    if (run.status === "requires_action") put(seat, `/ui/playground/calls/${run.id}`, seat.list, "beforeend");
   },
   "thread.message"(seat, { id, role, status }, event) {
     if (event.endsWith("created")) seat.made.push(line(seat, "message", id, { b: role }).id);
@@ -127,7 +125,8 @@ const heard = {
   "thread.run.step.delta"(seat, { id, delta }) {
     for (const { index, type, code_interpreter: code } of delta.step_details.tool_calls ?? []) {
       if (type === "function") continue; // a form will ask for it
-      const step = byId(`${id}-${index}`) ?? line(seat, "step", `${id}-${index}`, { h3: type });
+      const at = `${id}-${index}`;
+      const step = byId(at) ?? line(seat, "step", at, { b: type });
       step.querySelector("pre").append(code?.input ?? "");
       for (const { image, logs } of code?.outputs ?? []) {
         const made = document.createElement(image ? "img" : "pre");
@@ -178,7 +177,7 @@ function described() {
 }
 
 async function save() {
-  const { assistant } = setup().elements;
+  const { assistant } = setup();
   const saved = await get(`/assistants${assistant.value && `/${assistant.value}`}`, described());
   if (!assistant.value) assistant.add(new Option("", saved.id, true, true));
   assistant.selectedOptions[0].text = saved.name ?? saved.id;
@@ -188,7 +187,7 @@ async function save() {
 
 function remember() {
   const { thread } = seats[0];
-  byId("fresh").href = `/ui/playground?assistant=${setup().elements.assistant.value}`;
+  byId("fresh").href = `/ui/playground?assistant=${setup().assistant.value}`;
   history.replaceState(history.state, "", byId("fresh").href + (thread ? `&thread=${thread}` : ""));
 }
 
@@ -205,18 +204,18 @@ async function send() {
     if (purpose === "vision") parts.push({ type: "image_file", image_file: { file_id: id } });
     else attachments.push({ file_id: id, tools });
   }
-  if (attachments[0] && !tools[0]) throw new Error("Tick file_search or code_interpreter: tools read files.");
+  if (attachments[0] && !tools[0]) throw new Error("Tick file_search or code_interpreter.");
   const content = files.length > attachments.length ? parts : text;
   const message = files[0] || text ? { role: "user", content, attachments } : null;
-  const { assistant } = setup().elements;
-  done = { thread_id: seats[0].thread, message, outputs: {} };
-  if (!assistant.value) {
+  const [one, two] = seats;
+  done = { thread_id: one.thread, message, outputs: {} };
+  if (!setup().assistant.value) {
     done.assistant = { name, ...over };
     await save();
   }
-  const run = { assistant_id: assistant.value, ...(setup().matches(".changed") && over), ...told, stream: true };
-  Object.assign(done, { assistant_id: assistant.value, run });
-  const [one, two] = seats;
+  const assistant_id = setup().assistant.value;
+  const run = { assistant_id, ...(setup().matches(".changed") && over), ...told, stream: true };
+  Object.assign(done, { assistant_id, run });
   const second = say.second.value.trim();
   two.place.hidden = !second;
   if (!second) two.thread = undefined; // what it misses, a new copy will have
@@ -225,7 +224,7 @@ async function send() {
     if (last) {
       const body = new URLSearchParams({ message_id: last.id });
       const copy = await fetch(`/ui/threads/${one.thread}/fork`, { method: "POST", body });
-      if (!copy.ok) throw new Error("The thread could not be copied.");
+      if (!copy.ok) throw new Error("It could not be copied.");
       two.thread = copy.url.split("/").pop();
       put(two, `/ui/playground?thread=${two.thread}`, two.list, "innerHTML", { select: "#first .conversation > li" });
     }
@@ -235,8 +234,7 @@ async function send() {
     if (message) {
       await seat.shown;
       const { id } = await get(`/threads/${seat.thread}/messages`, message);
-      line(seat, "message", id, { b: "user", p: text });
-      showMessage(seat, id);
+      seat.made = [line(seat, "message", id, { b: "user", p: text }).id]; // shown whole when there is time
     }
     say.text.value = "";
     byId("chosen").replaceChildren();
@@ -278,9 +276,8 @@ function choose(files) {
 }
 
 byId("needs-scripts").remove();
-const acts = { say: send, options: send, setup: save, calls: answer };
 document.addEventListener("submit", (event) => {
-  const act = acts[event.target.dataset.act];
+  const act = { send, save, answer }[event.target.dataset.act];
   if (act) event.preventDefault();
   act?.(event.target).catch(tell).finally(update);
 });
