@@ -283,6 +283,8 @@ READS = [
     "/jump?id={message}", "/jump?id={file}", "/jump?id={assistant}", "/jump?id={store}",
     "/files/{file}/about", "/vector_stores/{store}", "/vector_stores/{store}/search?q=secret",
     "/vector_stores/{store}/files/{stored}", "/vector_stores/{store}/files/{stored}/chunks/1",
+    "/threads/{thread}/messages/{message}", "/playground/calls/{run}",
+    "/playground?thread={thread}", "/playground?assistant={assistant}",
 ]  # fmt: skip
 WRITES: dict[str, dict[str, str]] = {
     "/threads/{thread}/delete": {},
@@ -310,7 +312,8 @@ HARMLESS = {"GET /", "GET /assistants", "GET /assistants/import", "GET /assistan
             "GET /assistants/new", "GET /files", "GET /sign-in", "GET /static/{}",
             "GET /threads", "GET /vector_stores", "POST /assistants/check",
             "POST /assistants/import", "POST /assistants/new", "POST /files", "POST /sign-in",
-            "POST /sign-out", "POST /vector_stores"}  # fmt: skip
+            "POST /sign-out", "POST /vector_stores", "POST /playground/check",
+            "POST /playground/program/{}"}  # fmt: skip
 
 
 async def test_nothing_of_another_project_is_reached(desk: Desk, other_desk: Desk) -> None:

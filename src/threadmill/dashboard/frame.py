@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
-from threadmill.dashboard import attributes
+from threadmill.dashboard import attributes, program
 from threadmill.dashboard.assets import Assets
 
 _SHOWN_MAX_CHARACTERS = 64 * 1024  # of one block; the rest is behind its link
@@ -51,6 +51,9 @@ class Frame:
             "json": _json,
             "cut": _cut,
             "attribute": attributes.write,
+            "python": program.python,
+            "javascript": program.javascript,
+            "shell": program.shell,
         }
 
     def page(

@@ -17,6 +17,7 @@ from threadmill.dashboard.pages import (
     export,
     files,
     jump,
+    playground,
     run_actions,
     runs,
     selected,
@@ -65,6 +66,7 @@ def add_to(app: FastAPI, runtime: Runtime, executor: Executor, keys: Keys) -> No
         store,
         store_search,
         store_file,
+        playground,
         files,
         jump,
     ):

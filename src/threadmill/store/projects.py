@@ -249,8 +249,8 @@ async def revoke_key(connection: Connection, key_id: str) -> bool:
 
 
 async def find_key(connection: Connection, hashed: bytes) -> tuple[ApiKey, Project] | None:
-    """The key with this hash and its project, if both are valid now; notes that it was used (at most
-    once a minute)."""
+    """The key with this hash and its project, if both are valid now; notes that it was used (at
+    most once a minute)."""
     cursor = await connection.execute(
         f"SELECT {columns(ApiKey, 'api_keys')}, {columns(Project, 'projects')} FROM api_keys"
         " JOIN projects ON projects.id = project_id"

@@ -61,6 +61,20 @@ async def show_thread(request: Request, viewer: ViewerDep, thread_id: str) -> Re
     )
 
 
+@router.get("/messages/{message_id}")
+async def show_message(
+    request: Request, viewer: ViewerDep, thread_id: str, message_id: str
+) -> Response:
+    """As it stands in its thread, for the page in which it was just written."""
+    ids.check("thread_id", thread_id, "thread")
+    ids.check("message_id", message_id, "msg")
+    runtime: Runtime = request.app.state.runtime
+    async with runtime.database.connection() as connection:
+        message = await messages.get(connection, viewer.project_id, thread_id, message_id)
+        [line] = await lines(connection, viewer.project_id, [message], [], runtime.settings)
+    return show(request, "line.html", line=line)
+
+
 @router.post("/metadata")
 async def edit_metadata(request: Request, viewer: ViewerDep, thread_id: str) -> Response:
     ids.check("thread_id", thread_id, "thread")
