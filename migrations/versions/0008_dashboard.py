@@ -24,7 +24,7 @@ def upgrade() -> None:
         "sign_ins",
         sa.Column("token_hash", sa.LargeBinary(), nullable=False),
         sa.Column("key_hash", sa.LargeBinary(), nullable=False),
-        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("used_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -50,6 +50,7 @@ def upgrade() -> None:
         postgresql_using="gin",
     )
     add_assistant_versions()
+    _overview()
 
 
 def add_assistant_versions() -> None:
@@ -71,4 +72,17 @@ def add_assistant_versions() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("assistant_id", "version", name=op.f("assistant_versions_pkey")),
+    )
+
+
+def _overview() -> None:
+    op.add_column(
+        "projects",
+        sa.Column("hide_prompts", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
+    op.create_index(
+        "runs_failed_idx",
+        "runs",
+        ["project_id", "seq"],
+        postgresql_where=sa.text("status IN ('failed', 'expired')"),
     )

@@ -162,7 +162,10 @@ async def served(
                 app = create_app(runtime, worker, keys, siblings)
                 among_them = siblings.listening(runtime.metrics) if siblings else nullcontext()
                 async with among_them, _answering(app, listening, worker):
-                    yield Served(_address(listening), runtime, worker, demanded)
+                    try:
+                        yield Served(_address(listening), runtime, worker, demanded)
+                    finally:
+                        runtime.is_ending = True  # what follows us until the end lets go
             finally:
                 await worker.stop()
 

@@ -3,6 +3,7 @@ anybody who sits at this machine."""
 
 import time
 from collections import deque
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -24,6 +25,8 @@ class Keys(Protocol):
     async def caller_of(self, key: str) -> Any: ...
     async def are_demanded(self) -> bool: ...
     async def vouch(self, scope: Scope, key_hash: bytes | None) -> bool: ...
+    def is_admin(self, key: str) -> bool: ...
+    def forget(self) -> None: ...
 
 
 class Viewer(msgspec.Struct):
@@ -31,10 +34,18 @@ class Viewer(msgspec.Struct):
 
     project_id: str
     key_hash: bytes | None  # None: no key is demanded
+    token_hash: bytes | None = None  # of the sign-in
 
     @property
     def is_signed_in(self) -> bool:
         return self.key_hash is not None
+
+
+class Administrator(msgspec.Struct):
+    """Whoever has signed in with the admin key: sees projects and their keys, and nothing that is
+    in a project."""
+
+    is_signed_in: bool = True
 
 
 class SignInNeeded(Exception):
@@ -52,22 +63,48 @@ async def viewer(request: Request) -> Viewer:
         runtime: Runtime = request.app.state.runtime
         async with runtime.database.connection() as connection:
             sign_in = await sign_ins.find(connection, token, _static_keys(runtime))
-        if sign_in is None:
+        if sign_in is None or sign_in.project_id is None:
             raise SignInNeeded
-        found = Viewer(sign_in.project_id, key_hash=sign_in.key_hash)
+        found = Viewer(sign_in.project_id, sign_in.key_hash, sign_in.token_hash)
     request.state.viewer = found
     return found
+
+
+async def administrator(request: Request) -> Administrator:
+    runtime: Runtime = request.app.state.runtime
+    token = request.cookies.get(_cookie(request))
+    key = runtime.settings.admin_key
+    if not token or key is None:
+        raise SignInNeeded
+    async with runtime.database.connection() as connection:
+        hashed = projects.key_hash(key.get_secret_value())
+        if await sign_ins.find_admin(connection, token, hashed) is None:
+            raise SignInNeeded
+    request.state.viewer = found = Administrator()
+    return found
+
+
+async def lasting(runtime: Runtime, keys: Keys, viewers: list[Viewer]) -> AbstractSet[bytes | None]:
+    """The hashes of those sign-ins that have not ended; None among them where none is needed.
+    That somebody's page is open does not make a sign-in last longer."""
+    nobody: set[bytes | None] = set() if await keys.are_demanded() else {None}
+    hashes = {one.token_hash for one in viewers if one.token_hash is not None}
+    if not hashes:
+        return nobody
+    async with runtime.database.connection() as connection:
+        return nobody | await sign_ins.lasting(connection, hashes, _static_keys(runtime))
 
 
 async def sign_in(request: Request, key: str) -> str | None:
     """The token for the browser; None for a key that is not valid."""
     keys: Keys = request.app.state.keys
-    caller = await keys.caller_of(key)
-    if caller is None:
+    caller = None if keys.is_admin(key) else await keys.caller_of(key)
+    if caller is None and not keys.is_admin(key):
         return None
     runtime: Runtime = request.app.state.runtime
     async with runtime.database.connection() as connection:
-        return await sign_ins.create(connection, projects.key_hash(key), caller.project_id)
+        project_id = caller.project_id if caller else None
+        return await sign_ins.create(connection, projects.key_hash(key), project_id)
 
 
 async def sign_out(request: Request, response: Response) -> None:
@@ -122,3 +159,4 @@ def _static_keys(runtime: Runtime) -> list[bytes]:
 
 
 ViewerDep = Annotated[Viewer, Depends(viewer)]
+AdminDep = Annotated[Administrator, Depends(administrator)]

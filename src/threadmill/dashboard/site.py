@@ -9,17 +9,25 @@ from threadmill.dashboard.assets import Assets
 from threadmill.dashboard.frame import Frame, show
 from threadmill.dashboard.gate import Gate
 from threadmill.dashboard.guard import Guard
+from threadmill.dashboard.live import Live
 from threadmill.dashboard.pages import (
     assistant,
     assistants,
     entry,
     export,
     files,
+    health,
     jump,
+    overview,
+    projects,
     runs,
     thread,
     threads,
+    usage,
     versions,
+)
+from threadmill.dashboard.pages import (
+    keys as keys_page,
 )
 from threadmill.dashboard.session import Attempts, Keys, SignInNeeded
 from threadmill.errors import SERVER_FAULT, ApiError
@@ -38,17 +46,13 @@ def add_to(app: FastAPI, runtime: Runtime, executor: Executor, keys: Keys) -> No
     site.state.executor = executor
     site.state.keys = keys
     site.state.attempts = Attempts()
+    site.state.live = Live(runtime, keys)
+    site.state.health = health.Health(runtime)
+    site.state.overview = overview.Overview(runtime, site.state.frame)
     for page in (
-        entry,
-        threads,
-        thread,
-        export,
-        runs,
-        assistants,
-        assistant,
-        versions,
-        files,
-        jump,
+        *(entry, overview, threads, thread, export, runs, files, jump),
+        *(assistants, assistant, versions),
+        *(usage, keys_page, projects, health),
     ):
         site.include_router(page.router)
     site.include_router(assets.router)

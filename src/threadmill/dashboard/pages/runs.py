@@ -13,11 +13,11 @@ from threadmill import ids
 from threadmill.dashboard import anatomy, waterfall
 from threadmill.dashboard.frame import show
 from threadmill.dashboard.session import ViewerDep
-from threadmill.errors import NotFound, not_found
+from threadmill.errors import Forbidden, NotFound, not_found
 from threadmill.lifecycle import RunStatus, sources
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
-from threadmill.store import assistants, runs, steps
+from threadmill.store import assistants, projects, runs, steps
 from threadmill.store.database import Connection
 from threadmill.store.rows import Message, Run, Turn
 
@@ -55,14 +55,16 @@ async def show_turn(request: Request, viewer: ViewerDep, run_id: str, number: st
         run = await _find(connection, viewer.project_id, run_id)
         turn = await _turn(connection, run, number)
         done = await runs.steps_of(connection, run.id)
+        project = await projects.get(connection, viewer.project_id)
     parts = None
-    if turn.request is not None:
+    if turn.request is not None and not project.hide_prompts:
         body = await asyncio.to_thread(_unpacked, turn.request)
         parts = await anatomy.dissect(body, done, runtime.tokens, run.model)
     values: dict[str, Any] = {
         "run": run,
         "turn": turn,
         "anatomy": parts,
+        "is_hidden": project.hide_prompts,
         "is_exact": runtime.tokens.state(run.model).exact,
         "kinds": anatomy.KINDS,
     }
@@ -77,6 +79,9 @@ async def send_request(request: Request, viewer: ViewerDep, run_id: str, number:
     async with runtime.database.connection() as connection:
         run = await _find(connection, viewer.project_id, run_id)
         turn = await _turn(connection, run, number)
+        project = await projects.get(connection, viewer.project_id)
+    if project.hide_prompts:
+        raise Forbidden("This project does not show what models were sent.")
     if turn.request is None:
         raise NotFound("The request of this turn was not kept: THREADMILL_KEEP_REQUESTS was off.")
     body = await asyncio.to_thread(zlib.decompress, turn.request)
