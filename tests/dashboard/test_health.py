@@ -88,6 +88,6 @@ async def test_the_rows_come_into_the_page(desk: Desk, look: Open, scheme: str) 
             timeout=PATIENCE_MS
         )
         await page.goto("/ui/")
-        await expect(page.locator("#warnings")).to_contain_text("To look at", timeout=PATIENCE_MS)
+        await expect(page.locator("#warnings")).to_contain_text("docker", timeout=PATIENCE_MS)
         await page.get_by_role("link", name="What to do").click()
         await expect(page.get_by_role("heading", name="Health")).to_be_visible()

@@ -217,7 +217,8 @@ HARMLESS = {"GET /", "GET /threads", "GET /sign-in", "POST /sign-in", "POST /sig
             "POST /keys", "POST /keys/prompts", "GET /health", "GET /health/rows",
             "GET /health/warnings", "GET /assistants",
             "GET /assistants/new", "POST /assistants/new", "GET /assistants/import",
-            "POST /assistants/import", "GET /assistants/models", "POST /assistants/check"}  # fmt: skip
+            "POST /assistants/import", "GET /assistants/models",
+            "POST /assistants/check"}  # fmt: skip
 # No project's key opens them (test_keys.py).
 OF_THE_ADMIN = {"GET /projects", "POST /projects", "GET /projects/{}", "POST /projects/{}/settings",
                 "POST /projects/{}/archive", "POST /projects/{}/keys",
