@@ -25,7 +25,7 @@ def upgrade() -> None:
         "sign_ins",
         sa.Column("token_hash", sa.LargeBinary(), nullable=False),
         sa.Column("key_hash", sa.LargeBinary(), nullable=False),
-        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("used_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -51,6 +51,7 @@ def upgrade() -> None:
         postgresql_using="gin",
     )
     add_assistant_versions()
+    _overview()
 
 
 def add_assistant_versions() -> None:
@@ -77,3 +78,16 @@ def add_assistant_versions() -> None:
 
 def _keep_places_of_chunks() -> None:
     op.add_column("chunks", sa.Column("first_token", sa.Integer()))
+
+
+def _overview() -> None:
+    op.add_column(
+        "projects",
+        sa.Column("hide_prompts", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
+    op.create_index(
+        "runs_failed_idx",
+        "runs",
+        ["project_id", "seq"],
+        postgresql_where=sa.text("status IN ('failed', 'expired')"),
+    )

@@ -230,8 +230,9 @@ def list_keys() -> None:
 
     async def show(connection: Connection) -> None:
         for row, project in await projects.list_keys(connection):
-            state = "revoked" if row.revoked_at else "valid"
-            print(f"{row.id}  {row.hint}  {state:7}  {project}  {row.name}".rstrip())
+            archived = "archived" if project.archived_at else "valid"
+            state = "revoked" if row.revoked_at else archived
+            print(f"{row.id}  {row.hint}  {state:8}  {project.name}  {row.name}".rstrip())
 
     _run(_with_database(_settings(), show))
 

@@ -1,4 +1,5 @@
-"""`threadmill doctor`: one function per check, each saying what is wrong and what to type."""
+"""`threadmill doctor`, and the dashboard's page of it: one function per check, each saying what is
+wrong and what to type."""
 
 import asyncio
 import os
@@ -49,9 +50,7 @@ async def examine(settings: Settings, say: Callable[[str], None]) -> bool:
     findings: list[Finding] = []
     async with asyncio.TaskGroup() as group:
         # Side by side, for some wait until their time runs out; said in this order.
-        checks = [
-            group.create_task(_bounded(subject, check, settings)) for subject, check in CHECKS
-        ]
+        checks = [group.create_task(findings_of(subject, settings)) for subject in SUBJECTS]
         for check in checks:
             for finding in await check:
                 findings.append(finding)
@@ -63,10 +62,11 @@ async def examine(settings: Settings, say: Callable[[str], None]) -> bool:
     return failed == 0
 
 
-async def _bounded(subject: str, check: Check, settings: Settings) -> list[Finding]:
+async def findings_of(subject: str, settings: Settings) -> list[Finding]:
+    """Of one of the SUBJECTS, in bounded time. Nothing secret is in their words."""
     try:
         async with asyncio.timeout(_PATIENCE_S + _GRACE_S):
-            return await check(settings)
+            return await _CHECKS[subject](settings)
     except TimeoutError:
         text = f"Nothing was found out within {_PATIENCE_S + _GRACE_S:g} seconds."
     except Exception as fault:  # the other checks have their say all the same
@@ -350,14 +350,15 @@ def _look_at_disk(folder: Path) -> tuple[Path, int, bool]:
     return place, shutil.disk_usage(place).free, os.access(place, os.W_OK | os.X_OK)
 
 
-CHECKS: tuple[tuple[str, Check], ...] = (
-    ("database", _database),
-    ("model", _models),
-    ("embeddings", _embeddings),
-    ("tokenizer", _tokenizer),
-    ("docker", _sandbox),
-    ("disk", _disk),
-)
+_CHECKS: dict[str, Check] = {
+    "database": _database,
+    "model": _models,
+    "embeddings": _embeddings,
+    "tokenizer": _tokenizer,
+    "docker": _sandbox,
+    "disk": _disk,
+}
+SUBJECTS = tuple(_CHECKS)
 
 
 # --- words ---

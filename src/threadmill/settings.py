@@ -31,6 +31,16 @@ class ModelRoute(BaseModel):
     max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] | None = None
 
 
+class Price(BaseModel):
+    """One entry of the `[prices]` table: dollars for a million tokens of a model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: float = Field(ge=0)
+    cached: float | None = Field(default=None, ge=0)  # of the prompt; the input's when left out
+    output: float = Field(ge=0)
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="THREADMILL_", extra="ignore", env_ignore_empty=True, validate_default=False
@@ -80,6 +90,8 @@ class Settings(BaseSettings):
     assistant_versions_max: int = Field(
         default=100, ge=0
     )  # of one assistant, to go back to; 0: off
+    # By name or pattern, as [models]: what usage costs is shown for the models that are here.
+    prices: dict[str, Price] = {}
 
     # --- runs ---
     # False: this process only answers requests; others execute runs and read documents.

@@ -1,5 +1,8 @@
 """The administration API, through the official SDK where that knows it."""
 
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -97,6 +100,39 @@ async def test_an_archived_projects_keys_are_refused_at_once(admin: Admin) -> No
         400,
         f"Project '{project.id}' is archived; it cannot be changed.",
     )
+
+
+async def test_the_command_line_knows_whose_project_is_archived(
+    admin: Admin, database_url: str
+) -> None:
+    project = await admin.projects.create(name="acme")
+    key_ids = [(await new_key(admin, project.id))[0] for _ in range(2)]
+    await admin.send("DELETE", f"/projects/{project.id}/api_keys/{key_ids[0]}")
+
+    async def states() -> list[str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "threadmill", "keys", "list"),
+            env=os.environ | {"THREADMILL_DATABASE_URL": database_url},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await process.communicate()
+        return [line.split()[2] for line in said.decode().splitlines()]
+
+    assert await states() == ["revoked", "valid"]
+    await admin.projects.archive(project.id)
+    assert await states() == ["revoked", "archived"]
+
+
+async def test_a_project_can_hide_its_prompts(admin: Admin) -> None:
+    made = await admin.projects.create(name="acme")
+    assert (await admin.send("GET", f"/projects/{made.id}"))[1]["hide_prompts"] is False
+    status, changed = await admin.send("POST", f"/projects/{made.id}", {"hide_prompts": True})
+    assert (status, changed["hide_prompts"], changed["name"]) == (200, True, "acme")
+    await admin.projects.update(made.id, name="acme ltd")  # takes nothing else along
+    assert (await admin.send("GET", f"/projects/{made.id}"))[1]["hide_prompts"] is True
+    for wrong in (None, "yes", 1):
+        body = {"hide_prompts": wrong}
+        assert (await admin.send("POST", f"/projects/{made.id}", body))[0] == 400
 
 
 async def test_names_are_given_once_and_the_default_project_stays(admin: Admin) -> None:

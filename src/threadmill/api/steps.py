@@ -12,7 +12,7 @@ from threadmill.api.runs import check_ids
 from threadmill.errors import NotFound
 from threadmill.schemas import objects
 from threadmill.schemas.queries import RESULT_CONTENT, Page, include
-from threadmill.store import runs, steps
+from threadmill.store import projects, runs, steps
 from threadmill.store.rows import Turn
 
 router = APIRouter(prefix="/threads/{thread_id}/runs/{run_id}/steps")
@@ -57,8 +57,11 @@ async def retrieve_request(
     async with runtime.database.connection() as connection:
         step = await steps.get(connection, project_id, thread_id, run_id, step_id)
         turn = await steps.turn_of(connection, step)
+        project = await projects.get(connection, project_id)
     if turn is None:
         raise NotFound(f"The request of run step '{step_id}' was not recorded.")
+    if project.hide_prompts:
+        turn.request = None
     return Json(_told(step_id, turn))
 
 

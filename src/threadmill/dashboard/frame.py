@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 
 from threadmill.dashboard import attributes, program
 from threadmill.dashboard.assets import Assets
+from threadmill.dashboard.session import Administrator
 
 _SHOWN_MAX_CHARACTERS = 64 * 1024  # of one block; the rest is behind its link
 
@@ -30,6 +31,9 @@ SECTIONS = (
 )
 
 
+_ADMIN_SECTIONS = (("Projects", "/ui/projects", "p", ""),)
+
+
 class Frame:
     def __init__(self, assets: Assets) -> None:
         self._templates = Environment(
@@ -41,12 +45,12 @@ class Frame:
             lstrip_blocks=True,
         )
         self._templates.globals["asset"] = assets.address
-        self._templates.globals["sections"] = SECTIONS
         self._templates.filters |= {
             "ago": _ago,
             "until": _until,
             "duration": _duration,
             "count": _count,
+            "dollars": _dollars,
             "size": _size,
             "json": _json,
             "cut": _cut,
@@ -59,9 +63,13 @@ class Frame:
     def page(
         self, request: Request, template: str, *, status: int = 200, **values: Any
     ) -> HTMLResponse:
+        viewer = getattr(request.state, "viewer", None)
+        is_admin = isinstance(viewer, Administrator)
         html = self._templates.get_template(template).render(
             nonce=request.state.nonce,
-            viewer=getattr(request.state, "viewer", None),
+            viewer=viewer,
+            is_admin=is_admin,
+            sections=_ADMIN_SECTIONS if is_admin else SECTIONS,
             path=request.url.path,
             **values,
         )
@@ -124,6 +132,10 @@ def _duration(seconds: float | None) -> str:
 
 def _count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.2g}"
 
 
 def _size(size_bytes: int) -> str:

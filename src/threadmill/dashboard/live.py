@@ -114,9 +114,16 @@ class LiveStream(Response):
 
 
 class Live:
-    def __init__(self, runtime: Runtime, keys: Keys) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        keys: Keys,
+        *,
+        sign_ins_looked_at_every_s: float = _SIGN_INS_LOOKED_AT_EVERY_S,
+    ) -> None:
         self._runtime = runtime
         self._keys = keys
+        self._sign_ins_every_s = sign_ins_looked_at_every_s
         self._circles: dict[Topic, _Circle] = {}
 
     def follow(self, viewer: Viewer, topic: Topic, subject: str) -> LiveStream:
@@ -126,17 +133,20 @@ class Live:
             raise Unavailable("The server is shutting down.")
         if sum(circle.size for circle in self._circles.values()) >= _STREAMS_MAX:
             raise Unavailable(f"{_STREAMS_MAX} pages are followed already.")
-        circle = self._circles.setdefault(topic, _Circle(self._runtime, self._keys, topic))
+        if topic not in self._circles:
+            self._circles[topic] = _Circle(self._runtime, self._keys, topic, self._sign_ins_every_s)
+        circle = self._circles[topic]
         return LiveStream(viewer, circle, subject, self._runtime.settings.stream_keep_alive_s)
 
 
 class _Circle:
     """Those who follow one topic."""
 
-    def __init__(self, runtime: Runtime, keys: Keys, topic: Topic) -> None:
+    def __init__(self, runtime: Runtime, keys: Keys, topic: Topic, sign_ins_every_s: float) -> None:
         self._runtime = runtime
         self._keys = keys
         self._topic = topic
+        self._sign_ins_every_s = sign_ins_every_s
         self._streams: dict[str, set[LiveStream]] = {}  # by subject
         self._seen: dict[str, Any] = {}
         self._shown: dict[str, dict[str, str]] = {}
@@ -167,7 +177,7 @@ class _Circle:
             while self._streams and not self._runtime.is_ending:
                 began = time.monotonic()
                 try:
-                    if began - looked_at_sign_ins >= _SIGN_INS_LOOKED_AT_EVERY_S:
+                    if began - looked_at_sign_ins >= self._sign_ins_every_s:
                         looked_at_sign_ins = began
                         await self._look_at_sign_ins()
                     await self._look()

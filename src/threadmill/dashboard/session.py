@@ -27,6 +27,8 @@ class Keys(Protocol):
     async def caller_behind(self, key_hash: bytes | None) -> Caller | None: ...
     async def are_demanded(self) -> bool: ...
     async def vouch(self, scope: Scope, key_hash: bytes | None) -> bool: ...
+    def is_admin(self, key: str) -> bool: ...
+    def forget(self) -> None: ...
 
 
 class Viewer(msgspec.Struct):
@@ -39,6 +41,13 @@ class Viewer(msgspec.Struct):
     @property
     def is_signed_in(self) -> bool:
         return self.key_hash is not None
+
+
+class Administrator(msgspec.Struct):
+    """Whoever has signed in with the admin key: sees projects and their keys, and nothing that is
+    in a project."""
+
+    is_signed_in: bool = True
 
 
 class SignInNeeded(Exception):
@@ -56,10 +65,24 @@ async def viewer(request: Request) -> Viewer:
         runtime: Runtime = request.app.state.runtime
         async with runtime.database.connection() as connection:
             sign_in = await sign_ins.find(connection, token, _static_keys(runtime))
-        if sign_in is None:
+        if sign_in is None or sign_in.project_id is None:
             raise SignInNeeded
         found = Viewer(sign_in.project_id, sign_in.key_hash, sign_in.token_hash)
     request.state.viewer = found
+    return found
+
+
+async def administrator(request: Request) -> Administrator:
+    runtime: Runtime = request.app.state.runtime
+    token = request.cookies.get(_cookie(request))
+    key = runtime.settings.admin_key
+    if not token or key is None:
+        raise SignInNeeded
+    async with runtime.database.connection() as connection:
+        hashed = projects.key_hash(key.get_secret_value())
+        if await sign_ins.find_admin(connection, token, hashed) is None:
+            raise SignInNeeded
+    request.state.viewer = found = Administrator()
     return found
 
 
@@ -86,12 +109,13 @@ async def caller(request: Request, viewer: Viewer) -> Caller:
 async def sign_in(request: Request, key: str) -> str | None:
     """The token for the browser; None for a key that is not valid."""
     keys: Keys = request.app.state.keys
-    caller = await keys.caller_of(key)
-    if caller is None:
+    caller = None if keys.is_admin(key) else await keys.caller_of(key)
+    if caller is None and not keys.is_admin(key):
         return None
     runtime: Runtime = request.app.state.runtime
     async with runtime.database.connection() as connection:
-        return await sign_ins.create(connection, projects.key_hash(key), caller.project_id)
+        project_id = caller.project_id if caller else None
+        return await sign_ins.create(connection, projects.key_hash(key), project_id)
 
 
 async def sign_out(request: Request, response: Response) -> None:
@@ -146,3 +170,4 @@ def _static_keys(runtime: Runtime) -> list[bytes]:
 
 
 ViewerDep = Annotated[Viewer, Depends(viewer)]
+AdminDep = Annotated[Administrator, Depends(administrator)]

@@ -16,8 +16,11 @@ from threadmill.dashboard.pages import (
     entry,
     export,
     files,
+    health,
     jump,
+    overview,
     playground,
+    projects,
     run_actions,
     runs,
     selected,
@@ -28,8 +31,10 @@ from threadmill.dashboard.pages import (
     thread,
     threads,
     turns,
+    usage,
     versions,
 )
+from threadmill.dashboard.pages import keys as keys_page
 from threadmill.dashboard.run_view import RunTopic
 from threadmill.dashboard.session import Attempts, Keys, SignInNeeded
 from threadmill.errors import SERVER_FAULT, ApiError
@@ -50,25 +55,14 @@ def add_to(app: FastAPI, runtime: Runtime, executor: Executor, keys: Keys) -> No
     site.state.attempts = Attempts()
     site.state.live = Live(runtime, keys)
     site.state.run_topic = RunTopic(runtime, site.state.frame)
+    site.state.health = health.Health(runtime)
+    site.state.overview = overview.Overview(runtime, site.state.frame)
     for page in (
-        entry,
-        threads,
-        selected,
-        thread,
-        export,
-        runs,
-        turns,
-        run_actions,
-        assistants,
-        assistant,
-        versions,
-        stores,
-        store,
-        store_search,
-        store_file,
-        playground,
-        files,
-        jump,
+        *(entry, overview, threads, selected, thread, export),
+        *(runs, turns, run_actions, playground),
+        *(assistants, assistant, versions),
+        *(stores, store, store_search, store_file, files),
+        *(usage, keys_page, projects, health, jump),
     ):
         site.include_router(page.router)
     site.include_router(assets.router)

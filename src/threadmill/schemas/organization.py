@@ -40,7 +40,8 @@ class CreateProject(_Fields):
 
 
 class ModifyProject(_Fields):
-    name: Name
+    name: Name = ""
+    hide_prompts: bool = False
 
 
 class ModifyLimits(_Fields):
@@ -72,6 +73,7 @@ class Project(msgspec.Struct):
     name: str
     created_at: int
     archived_at: int | None
+    hide_prompts: bool
     status: str = "active"
     object: str = "organization.project"
 

@@ -138,6 +138,14 @@ _LOOK = (
 )
 
 
+async def look(connection: Connection, bounds: list[Bound], kind: str) -> list[Level]:
+    """How the buckets of `requests` or `tokens` stand. Nothing is taken or changed."""
+    return [
+        Level(bound, await query.value(connection, _LOOK, _values(bound, kind)) or 0)
+        for bound in bounds
+    ]
+
+
 async def token_levels(connection: Connection, bounds: list[Bound]) -> list[Level]:
     """How the buckets of tokens stand. Nothing is taken: what a run costs is known afterwards, and
     is taken then by the statement that writes it down (`SPEND`)."""
@@ -212,20 +220,8 @@ async def check_storage(
         return
     await lock_project(connection, caller.project_id)
     for bound in caller.storage_bounds:
-        of_key = " AND api_key_id = %(key_id)s" if bound.subject == caller.key_id else ""
-        used = await query.value(
-            connection,
-            f"SELECT (coalesce((SELECT sum(bytes) FROM files WHERE {_OF_PROJECT}{of_key}), 0)"
-            " + coalesce((SELECT sum(greatest(bytes, (SELECT coalesce(sum(upload_parts.bytes), 0)"
-            " + CASE WHEN uploads.id = %(upload_id)s THEN %(more)s ELSE 0 END"
-            " FROM upload_parts WHERE upload_id = uploads.id)))"
-            f" FROM uploads WHERE {_OF_PROJECT}{of_key} AND status = 'pending'), 0))::bigint",
-            {
-                "project_id": caller.project_id,
-                "key_id": caller.key_id,
-                "upload_id": upload_id,
-                "more": bytes_more,
-            },
+        used = await stored_bytes(
+            connection, caller, bound, upload_id=upload_id, bytes_more=bytes_more
         )
         if used + (0 if upload_id else bytes_more) > bound.limit:
             raise InvalidRequest(
@@ -233,6 +229,33 @@ async def check_storage(
                 f" {bound.limit} bytes of files. Please delete old files or attempt with a smaller"
                 " file size."
             )
+
+
+async def stored_bytes(
+    connection: Connection,
+    caller: Caller,
+    bound: Bound,
+    *,
+    upload_id: str | None = None,
+    bytes_more: int = 0,
+) -> int:
+    """How many count towards this bound; with so many more in the upload."""
+    of_key = " AND api_key_id = %(key_id)s" if bound.subject == caller.key_id else ""
+    used = await query.value(
+        connection,
+        f"SELECT (coalesce((SELECT sum(bytes) FROM files WHERE {_OF_PROJECT}{of_key}), 0)"
+        " + coalesce((SELECT sum(greatest(bytes, (SELECT coalesce(sum(upload_parts.bytes), 0)"
+        " + CASE WHEN uploads.id = %(upload_id)s THEN %(more)s ELSE 0 END"
+        " FROM upload_parts WHERE upload_id = uploads.id)))"
+        f" FROM uploads WHERE {_OF_PROJECT}{of_key} AND status = 'pending'), 0))::bigint",
+        {
+            "project_id": caller.project_id,
+            "key_id": caller.key_id,
+            "upload_id": upload_id,
+            "more": bytes_more,
+        },
+    )
+    return int(used)
 
 
 _OF_PROJECT = "project_id = %(project_id)s"

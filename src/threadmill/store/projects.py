@@ -5,6 +5,8 @@ import secrets
 import time
 from typing import Any
 
+from psycopg.rows import TupleRow
+
 from threadmill import ids
 from threadmill.errors import InvalidRequest, NotFound, not_found
 from threadmill.store import query
@@ -220,13 +222,28 @@ async def list_keys_page(
     return await page(connection, ApiKey, valid, cursor, "API key", project_id=project_id)
 
 
-async def list_keys(connection: Connection) -> list[tuple[ApiKey, str]]:
-    """Every key with its project's name, oldest first."""
+async def list_keys(connection: Connection) -> list[tuple[ApiKey, Project]]:
+    """Every key with its project, oldest first."""
     cursor = await connection.execute(
-        f"SELECT {columns(ApiKey, 'api_keys')}, projects.name FROM api_keys"
+        f"SELECT {columns(ApiKey, 'api_keys')}, {columns(Project, 'projects')} FROM api_keys"
         " JOIN projects ON projects.id = project_id ORDER BY api_keys.created_at, api_keys.id"
     )
-    return [(ApiKey(*row[:-1]), row[-1]) for row in await cursor.fetchall()]
+    return [_with_project(row) for row in await cursor.fetchall()]
+
+
+def _with_project(row: TupleRow) -> tuple[ApiKey, Project]:
+    count = len(ApiKey.__struct_fields__)
+    return ApiKey(*row[:count]), Project(*row[count:])
+
+
+async def key_behind(connection: Connection, hashed: bytes) -> ApiKey | None:
+    """The valid key with this hash, without its being used by that. Static keys have no row."""
+    return await query.one(
+        connection,
+        ApiKey,
+        f"SELECT {_KEY} FROM api_keys WHERE hash = %(hash)s AND revoked_at IS NULL",
+        {"hash": hashed},
+    )
 
 
 async def find_key_row(connection: Connection, key_id: str) -> ApiKey | None:
@@ -260,8 +277,7 @@ async def find_key(connection: Connection, hashed: bytes) -> tuple[ApiKey, Proje
     found = await cursor.fetchone()
     if found is None:
         return None
-    count = len(ApiKey.__struct_fields__)
-    row, project = ApiKey(*found[:count]), Project(*found[count:])
+    row, project = _with_project(found)
     now = int(time.time())
     if row.last_used_at is None or row.last_used_at < now - 60:
         await query.execute(

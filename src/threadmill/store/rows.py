@@ -28,6 +28,7 @@ class Project(msgspec.Struct):
     threads_max_age_days: int | None = None
     files_max_age_days: int | None = None
     requests_max_age_days: int | None = None
+    hide_prompts: bool = False
 
 
 class ApiKey(msgspec.Struct):

@@ -8,6 +8,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 
@@ -23,13 +24,14 @@ _NOTED_EVERY_S = 60  # that it was used
 class SignIn(msgspec.Struct):
     token_hash: bytes
     key_hash: bytes
-    project_id: str
+    project_id: str | None
     created_at: int
     used_at: int
 
 
-async def create(connection: Connection, key_hash: bytes, project_id: str) -> str:
-    """The token, which nobody can read again. Sign-ins that are over are cleared away."""
+async def create(connection: Connection, key_hash: bytes, project_id: str | None) -> str:
+    """The token, which nobody can read again. `project_id`: None with the admin key. Sign-ins that
+    are over are cleared away."""
     token = secrets.token_urlsafe(32)
     now = int(time.time())
     await query.execute(connection, f"DELETE FROM sign_ins WHERE NOT {_LASTS}", _at(now))
@@ -50,12 +52,21 @@ async def create(connection: Connection, key_hash: bytes, project_id: str) -> st
 async def find(connection: Connection, token: str, static_keys: Sequence[bytes]) -> SignIn | None:
     """The sign-in, if it lasts and its key is still a valid one: a static key is one of these
     hashes, any other has a row."""
+    values = {"token_hashes": [_hash(token)], "static_keys": list(static_keys)}
+    return await _find(connection, _VALID, values)
+
+
+async def find_admin(connection: Connection, token: str, admin_key: bytes) -> SignIn | None:
+    """The sign-in, if it lasts and was made with the admin key that has this hash."""
+    values = {"token_hash": _hash(token), "admin_key": admin_key}
+    return await _find(connection, _OF_ADMIN, values)
+
+
+async def _find(connection: Connection, which: str, values: dict[str, Any]) -> SignIn | None:
+    """And note that it is used."""
     now = int(time.time())
     found = await query.one(
-        connection,
-        SignIn,
-        f"SELECT {columns(SignIn, 'sign_ins')} {_VALID}",
-        _at(now) | {"token_hashes": [_hash(token)], "static_keys": list(static_keys)},
+        connection, SignIn, f"SELECT {columns(SignIn, 'sign_ins')} {which}", _at(now) | values
     )
     if found is not None and found.used_at < now - _NOTED_EVERY_S:
         await query.execute(
@@ -95,6 +106,11 @@ _VALID = (
     f" WHERE token_hash = ANY(%(token_hashes)s) AND {_LASTS}"
     " AND (key_hash = ANY(%(static_keys)s) OR EXISTS (SELECT FROM api_keys"
     " WHERE hash = key_hash AND revoked_at IS NULL))"
+)
+# No project is looked at with it, and what looks at projects cannot find it.
+_OF_ADMIN = (
+    "FROM sign_ins WHERE token_hash = %(token_hash)s AND key_hash = %(admin_key)s"
+    f" AND project_id IS NULL AND {_LASTS}"
 )
 
 

@@ -8,8 +8,9 @@ to be put right.
 
 from enum import StrEnum
 
-from threadmill.store import limits
+from threadmill.store import limits, query
 from threadmill.store.database import Connection
+from threadmill.store.limits import Bound, Caller
 
 
 class Slot(StrEnum):
@@ -69,3 +70,21 @@ async def taken(connection: Connection, run_ids: list[str]) -> list[str]:
         "SELECT id FROM runs WHERE id = ANY(%s) AND slot = 'taken'", [run_ids]
     )
     return [run_id for (run_id,) in await cursor.fetchall()]
+
+
+async def going_on(connection: Connection, caller: Caller) -> list[tuple[Bound, int]]:
+    """How many runs go on, beside each limit of the caller."""
+    found = []
+    for row, noun in ((caller.key, "API key"), (caller.project, "project")):
+        if row is not None and row.max_concurrent_runs is not None:
+            of_key = " AND api_key_id = %(key_id)s" if row is caller.key else ""
+            count = await query.value(
+                connection,
+                "SELECT count(*) FROM runs WHERE project_id = %(project_id)s"
+                " AND slot IS NOT NULL AND slot = 'taken'"
+                f" AND status IN ('queued', 'in_progress', 'cancelling'){of_key}",
+                {"project_id": caller.project_id, "key_id": caller.key_id},
+            )
+            bound = Bound(row.id, f"{noun} {row.id}", row.max_concurrent_runs)
+            found.append((bound, int(count)))
+    return found

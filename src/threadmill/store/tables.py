@@ -94,6 +94,8 @@ projects = Table(
     *_positive("requests_max_age_days", Integer),
     # The kept requests of runs made before are gone: where the next sweep begins.
     Column("requests_removed_until", BigInteger, nullable=False, server_default=text("0")),
+    # Nobody is shown what models were sent: prompts can hold what clients want to keep secret.
+    Column("hide_prompts", Boolean, nullable=False, server_default=text("false")),
 )
 
 api_keys = Table(
@@ -118,7 +120,8 @@ sign_ins = Table(
     metadata,
     Column("token_hash", LargeBinary, primary_key=True),  # SHA-256; the token is never stored
     Column("key_hash", LargeBinary, nullable=False),  # of the API key: a static one has no row
-    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    # Null for the admin key, which opens no project.
+    Column("project_id", Text, ForeignKey("projects.id", ondelete="CASCADE")),
     Column("created_at", BigInteger, nullable=False),
     Column("used_at", BigInteger, nullable=False),
 )
@@ -289,6 +292,13 @@ runs = Table(
         postgresql_where=text(
             "slot IS NOT NULL AND status IN ('queued', 'in_progress', 'cancelling')"
         ),
+    ),
+    # What failed last in a project. Written once, when it fails.
+    Index(
+        "runs_failed_idx",
+        "project_id",
+        "seq",
+        postgresql_where=text("status IN ('failed', 'expired')"),
     ),
     Index("runs_created_at_idx", "created_at", postgresql_using="brin"),  # for retention
     Index("runs_held_idx", "worker", postgresql_where=text("worker IS NOT NULL")),

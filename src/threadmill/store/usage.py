@@ -10,6 +10,7 @@ import time
 from datetime import UTC, date, datetime
 
 import msgspec
+from msgspec import structs
 
 from threadmill.lifecycle import RunStatus
 from threadmill.store import limits, query
@@ -186,6 +187,26 @@ async def of_assistants(
         },
     )
     return {one.assistant_id: one for one in used}
+
+
+def added(used: list[Used]) -> Used:
+    """One that stands for all of these, by day and group the first."""
+    whole = structs.replace(used[0])
+    for name in (*_SUMS, *_ENDS):
+        setattr(whole, name, sum(getattr(one, name) for one in used))
+    return whole
+
+
+async def assistant_names(
+    connection: Connection, project_id: str, assistant_ids: list[str]
+) -> dict[str, str]:
+    """By their ids, of those that are there and have one."""
+    cursor = await connection.execute(
+        "SELECT id, name FROM assistants WHERE id = ANY(%(ids)s) AND project_id = %(project_id)s"
+        " AND name <> ''",
+        {"ids": assistant_ids, "project_id": project_id},
+    )
+    return {row[0]: row[1] for row in await cursor.fetchall()}
 
 
 class Stored(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""/ui/sign-in, /ui/sign-out, and the way in"""
+"""/ui/sign-in and /ui/sign-out"""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -9,22 +9,20 @@ from starlette.responses import RedirectResponse, Response
 from threadmill.dashboard import session
 from threadmill.dashboard.forms import read_form
 from threadmill.dashboard.frame import show
-from threadmill.dashboard.session import Attempts, Keys, ViewerDep
+from threadmill.dashboard.session import Attempts, Keys
 
 router = APIRouter()
 
-
-@router.get("/")
-async def start(viewer: ViewerDep) -> Response:
-    return RedirectResponse("/ui/threads", 303)
+ADMIN_PAGE = "/ui/projects"
 
 
 @router.get("/sign-in")
 async def ask_for_key(request: Request) -> Response:
     keys: Keys = request.app.state.keys
-    if not await keys.are_demanded():
+    back = _back(request.query_params.get("back", ""))
+    if not back.startswith(ADMIN_PAGE) and not await keys.are_demanded():
         return RedirectResponse("/ui/", 303)
-    return _form(request, back=_back(request.query_params.get("back", "")))
+    return _form(request, back=back)
 
 
 @router.post("/sign-in")
@@ -41,7 +39,9 @@ async def sign_in(request: Request) -> Response:
         attempts.note_failure(address)
         message = "That key is not valid here."
         return _form(request, back=back, message=message, status=401)
-    answer = RedirectResponse(back, 303)
+    keys: Keys = request.app.state.keys
+    is_admin = keys.is_admin(form.get("key").strip())
+    answer = RedirectResponse(ADMIN_PAGE if is_admin else back, 303)
     session.remember(request, answer, token)
     return answer
 

@@ -18,8 +18,8 @@ from threadmill.dashboard.frame import show
 from threadmill.dashboard.session import Viewer, ViewerDep
 from threadmill.errors import ApiError, InvalidRequest, NotFound, not_found
 from threadmill.runtime import Runtime
-from threadmill.settings import Settings
 from threadmill.schemas.queries import Page, object_id
+from threadmill.settings import Settings
 from threadmill.store import assistants, messages, runs, threads
 from threadmill.store.database import Connection
 from threadmill.store.rows import Run, Thread

@@ -13,9 +13,9 @@ from threadmill.dashboard.frame import show
 from threadmill.dashboard.pages.runs import find_run
 from threadmill.dashboard.room import Room
 from threadmill.dashboard.session import Viewer, ViewerDep
-from threadmill.errors import NotFound
+from threadmill.errors import Forbidden, NotFound
 from threadmill.runtime import Runtime
-from threadmill.store import runs, steps
+from threadmill.store import projects, runs, steps
 from threadmill.store.database import Connection
 from threadmill.store.rows import Run, Turn
 
@@ -33,8 +33,9 @@ async def show_turn(request: Request, viewer: ViewerDep, run_id: str, number: st
         run = await find_run(connection, viewer.project_id, run_id)
         turn = await _turn(connection, run, number)
         done = await runs.steps_of(connection, run.id)
+        project = await projects.get(connection, viewer.project_id)
     parts = command = None
-    if turn.request is not None:
+    if turn.request is not None and not project.hide_prompts:
         sent = await asyncio.to_thread(zlib.decompress, turn.request)
         body = await asyncio.to_thread(orjson.loads, sent)
         parts = await anatomy.dissect(body, done, runtime.tokens, run.model)
@@ -44,6 +45,7 @@ async def show_turn(request: Request, viewer: ViewerDep, run_id: str, number: st
         "turn": turn,
         "anatomy": parts,
         "curl": command,
+        "is_hidden": project.hide_prompts,
         "kinds": anatomy.KINDS,
         "room": Room(_CHARACTERS, block_max_characters=_BLOCK_CHARACTERS),
     }
@@ -73,6 +75,9 @@ async def _sent(
     async with runtime.database.connection() as connection:
         run = await find_run(connection, viewer.project_id, run_id)
         turn = await _turn(connection, run, number)
+        project = await projects.get(connection, viewer.project_id)
+    if project.hide_prompts:
+        raise Forbidden("This project does not show what models were sent.")
     if turn.request is None:
         raise NotFound("The request of this turn was not kept: THREADMILL_KEEP_REQUESTS was off.")
     return run, turn, await asyncio.to_thread(zlib.decompress, turn.request)
