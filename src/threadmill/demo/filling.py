@@ -158,7 +158,8 @@ class Filling:
         for change in changes:
             await _post(client, f"assistants/{assistant['id']}", change)
         async with self._database.connection() as connection:
-            await backdate.move_assistant(connection, assistant["id"], self._ago(plan.days_ago[0]))
+            saved_at = [self._ago(days) for days in plan.days_ago]
+            await backdate.move_assistant(connection, assistant["id"], saved_at)
 
     # --- what was said ---
 

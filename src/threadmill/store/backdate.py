@@ -109,9 +109,17 @@ async def move_store(
     )
 
 
-async def move_assistant(connection: Connection, assistant_id: str, created_at: float) -> None:
+async def move_assistant(connection: Connection, assistant_id: str, saved_at: list[float]) -> None:
+    """To the times of its versions, the first of which is that of its making."""
+    times = [int(at) for at in saved_at]
     await connection.execute(
-        "UPDATE assistants SET created_at = %s WHERE id = %s", [int(created_at), assistant_id]
+        "UPDATE assistants SET created_at = %s,"
+        " saved_at = CASE WHEN saved_at IS NOT NULL THEN %s::bigint END WHERE id = %s",
+        [times[0], times[-1], assistant_id],
+    )
+    await connection.execute(
+        "UPDATE assistant_versions SET saved_at = (%s::bigint[])[version] WHERE assistant_id = %s",
+        [times, assistant_id],
     )
 
 
