@@ -4,12 +4,9 @@ anybody else, that no policy was violated, and that no script has failed."""
 import re
 from typing import Any
 
-import openai
-from playwright.async_api import Page, expect
+from playwright.async_api import expect
 
 from dashboard.conftest import Desk, Open
-from dashboard.hostile import HOSTILE
-from dashboard.test_thread import PNG, upload
 from threadmill.demo.scripted_model import Reply, ToolCall
 
 
@@ -111,48 +108,6 @@ async def test_a_prompt_is_opened_in_the_page(desk: Desk, look: Open) -> None:
         await expect(page).to_have_url(re.compile(f"{run.id}$"))
 
 
-async def test_hostile_strings_do_nothing_wherever_they_stand(desk: Desk, look: Open) -> None:
-    """In messages of both, names of files and assistants, metadata, what functions gave, passages
-    of documents, and the words of an upstream."""
-    all_of_them = "\n\n".join(HOSTILE)
-    names = [text.replace("\n", " ")[:60] for text in HOSTILE]
-    run = await _cited(desk, all_of_them, all_of_them, name='"><img src=x onerror=pwned=1>.md')
-    thread_id = run.thread_id
-    for text in HOSTILE:
-        await desk.client.beta.threads.messages.create(
-            thread_id, role="user", content=text, metadata={names[0][:50]: text}
-        )
-    metadata: Any = {name: text[:500] for name, text in zip(names, HOSTILE, strict=True)}
-    await desk.client.beta.threads.update(thread_id, metadata=metadata)
-    attachment: Any = {"file_id": await upload(desk, names[1], PNG), "tools": []}
-    await desk.client.beta.threads.messages.create(
-        thread_id, role="user", content=HOSTILE[0], attachments=[attachment]
-    )
-    called = await _called(desk, thread_id, all_of_them)
-    desk.model.reply(Reply(status=400, body={"error": {"message": all_of_them}}))
-    failed = await desk.run(thread_id, name=HOSTILE[1], instructions=all_of_them)
-    assert (run.status, failed.status) == ("completed", "failed")
-    [message, *_] = (await desk.client.beta.threads.messages.list(thread_id, order="asc")).data
-    for options in ({}, {"color_scheme": "dark"}):
-        async with look(**options) as page:
-            for path in (
-                "threads", "threads?q=script", f"threads/{thread_id}",
-                f"threads/{thread_id}?around={message.id}",
-                *(f"runs/{one.id}" for one in (run, called, failed)),
-                *(f"runs/{one.id}/turns/1" for one in (run, called, failed)),
-                f"runs/{run.id}/turns/2", f"threads?q=status:{names[1]}", f"threads?q={names[4]}",
-            ):  # fmt: skip
-                await page.goto(f"/ui/{path}", wait_until="networkidle")
-                await _open_everything(page)
-                assert await page.evaluate("window.pwned") is None, path
-                assert (
-                    await page.locator("iframe, base, object, embed, [hx-get^=http]").count() == 0
-                )
-                assert (
-                    await page.locator("[onerror], [onload], main style, main script").count() == 0
-                )
-
-
 async def test_everything_can_be_read_without_scripts(desk: Desk, look: Open) -> None:
     run = await _cited(desk, "Within 30 days.", "Yes")
     async with look(java_script_enabled=False) as page:
@@ -219,21 +174,3 @@ async def _cited(desk: Desk, passage: str, answer: str, name: str = "refunds.md"
     assert run.status == "completed", run.last_error
     desk.model.answer = None
     return run
-
-
-async def _called(desk: Desk, thread_id: str, text: str) -> openai.types.beta.threads.Run:
-    """A run whose function was asked and has answered with this."""
-    arguments = {"text": text}
-    desk.model.reply(Reply(tool_calls=[ToolCall("book", arguments, id="c")]), Reply(text=[text]))
-    run = await desk.run(thread_id, tools=[{"type": "function", "function": {"name": "book"}}])
-    outputs: Any = [{"tool_call_id": "c", "output": text}]
-    return await desk.client.beta.threads.runs.submit_tool_outputs_and_poll(
-        run_id=run.id, thread_id=thread_id, tool_outputs=outputs, poll_interval_ms=20
-    )
-
-
-async def _open_everything(page: Page) -> None:
-    for summary in await page.locator("summary:visible").all():
-        await summary.evaluate("(one) => { one.parentElement.open = true; }")
-    for mark in await page.locator(".mark").all():
-        await mark.focus()
