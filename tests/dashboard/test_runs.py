@@ -49,7 +49,7 @@ async def test_what_was_sent_is_taken_apart(desk: Desk) -> None:
     _, run = await asked_for_order(desk)
     html = await desk.page(f"/ui/runs/{run.id}/turns/2")
     pieces = re.findall(
-        r'<summary><span class="share k\d">([\w ]+)</span> <b>([\w ,]+)</b>.*?<pre[^>]*>(.*?)</pre>',
+        r'<summary><span class="share k\d">(.+?)</span> <b>([\w ,]+)</b>.*?<pre[^>]*>(.*?)</pre>',
         html,
         re.S,
     )
