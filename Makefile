@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve demo doctor sandbox test lint sdk-matrix bench compose-test lock clean
+.PHONY: help serve demo showcase doctor sandbox test lint sdk-matrix bench screenshots compose-test lock clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,6 +14,9 @@ serve: $(VENV)/.serves ## Set everything up and start the server
 demo: $(VENV)/.serves ## A streamed conversation with a scripted model, no key needed
 	$(BIN)/threadmill demo
 
+showcase: $(VENV)/.serves ## The dashboard on a month of invented work, no key needed
+	$(BIN)/threadmill demo --serve
+
 doctor: $(VENV)/.serves ## What is missing, and what to type
 	$(BIN)/threadmill doctor
 
@@ -21,6 +24,7 @@ sandbox: $(VENV)/.serves ## Build the image that code_interpreter runs code in (
 	$(BIN)/threadmill sandbox build
 
 test: $(VENV)/.tests ## Set everything up and run all tests
+	$(BIN)/python tests/dashboard/axe.py
 	$(BIN)/pytest
 
 lint: $(VENV)/.tests ## Formatting, lint, types, import directions
@@ -38,6 +42,10 @@ bench: $(VENV)/.tests ## Measure, and print the table of bench/README.md
 	$(BIN)/python -m bench.ingest
 	$(BIN)/python -m bench.code
 	$(BIN)/python -m bench.scale
+	$(BIN)/python -m bench.dashboard
+
+screenshots: $(VENV)/.tests ## Make the pictures in docs/screenshots (needs Chromium)
+	$(BIN)/python tests/dashboard/screenshots.py
 
 compose-test: $(VENV)/.tests ## docker-compose.yml for real; LOCAL_IMAGES=1 where there is no registry
 	LOCAL_IMAGES=$(LOCAL_IMAGES) $(BIN)/pytest tests/deploy/compose.py

@@ -66,6 +66,11 @@ class Connection(asyncio.Protocol):
             raise Refused(f"{answer.status}: {answer.body[:500].decode()}")
         return answer
 
+    @property
+    def latest(self) -> Answer:
+        """What has come so far of the answer to the last request."""
+        return self._answer
+
     # --- called by the loop ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

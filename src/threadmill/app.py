@@ -187,7 +187,7 @@ async def serve(
         listening.setblocking(False)
     async with served(settings, listening, siblings) as server:
         on_start(server)
-        end = await _until_the_end(server.worker, has_parent=inherited is not None)
+        end = await until_the_end(server.worker, has_parent=inherited is not None)
         server.runtime.is_ending = True  # and /readyz says so, while requests are still taken
         if end is None:
             await asyncio.sleep(settings.drain_delay_s)
@@ -202,7 +202,7 @@ async def work(settings: Settings, *, on_start: Callable[[], None]) -> str | Non
         try:
             async with _watched(runtime, worker):
                 on_start()
-                end = await _until_the_end(worker)
+                end = await until_the_end(worker)
                 await worker.drain()
                 return end
         finally:
@@ -223,7 +223,7 @@ async def _watched(runtime: Runtime, worker: Worker) -> AsyncIterator[None]:
             yield
 
 
-async def _until_the_end(worker: Worker, *, has_parent: bool = False) -> str | None:
+async def until_the_end(worker: Worker, *, has_parent: bool = False) -> str | None:
     loop = asyncio.get_running_loop()
     signalled: asyncio.Future[Any] = loop.create_future()
 

@@ -17,7 +17,7 @@ from threadmill import __version__, doctor, logs, retention, supervisor
 from threadmill import app as server
 from threadmill.api.metrics import Siblings
 from threadmill.blobs import Blobs
-from threadmill.demo import transcript
+from threadmill.demo import serving, transcript
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
 from threadmill.errors import ApiError
 from threadmill.imports import Import
@@ -202,8 +202,23 @@ def check() -> None:
 
 
 @commands.command()
-def demo() -> None:
+def demo(
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Leave a server with a month of invented work open.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(help="Port for --serve to listen on; 0 takes a free one.")
+    ] = serving.PORT,
+) -> None:
     """Hold streamed conversations with a scripted stand-in for a model, and print them."""
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    if serve:
+        logs.set_up(Settings.model_construct(log_level="error"))
+        _run(serving.serve(say, port))
+        return
     logs.set_up(Settings.model_construct(log_level="warning"))
     _run(transcript.show(print))
 

@@ -153,6 +153,10 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def look(browser: Browser, desk: Desk) -> Open:
+    return looking_at(browser, desk)
+
+
+def looking_at(browser: Browser, desk: Desk) -> Open:
     """`async with look() as page`: signed in. Afterwards it is asserted that nothing was asked of
     others, no policy was violated and no script has failed."""
 

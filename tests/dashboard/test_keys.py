@@ -22,7 +22,7 @@ LIMITS = ("max_requests_per_1_minute", "max_tokens_per_1_minute", "max_concurren
 
 
 def made_key(html: str) -> str:
-    found = re.search(r'<pre id="made">(sk-tm-[\w-]+)</pre>', html)
+    found = re.search(r'<pre tabindex="0" id="made">(sk-tm-[\w-]+)</pre>', html)
     assert found, "No key is shown."
     return found[1]
 

@@ -134,4 +134,4 @@ def test_annotations_that_do_not_fit_the_text_are_passed_over() -> None:
 
 def test_long_text_is_shown_as_it_is() -> None:
     html = render("<b>" + "*a* " * 10_000)
-    assert html.startswith("<pre>&lt;b&gt;*a* ")
+    assert html.startswith('<pre tabindex="0">&lt;b&gt;*a* ')

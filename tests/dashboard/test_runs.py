@@ -54,7 +54,7 @@ async def test_what_was_sent_is_taken_apart(desk: Desk) -> None:
     _, run = await asked_for_order(desk)
     html = await desk.page(f"/ui/runs/{run.id}/turns/2")
     pieces = re.findall(
-        r'<summary><span class="share k\d">([\w ]+)</span> <b>([\w ,]+)</b>.*?<pre>(.*?)</pre>',
+        r'<summary><span class="share k\d">(.+?)</span> <b>([\w ,]+)</b>.*?<pre[^>]*>(.*?)</pre>',
         html,
         re.S,
     )
@@ -326,7 +326,7 @@ async def test_what_was_sent_is_copied_as_a_command(desk: Desk) -> None:
     run = await desk.run(await desk.thread(odd), instructions=odd)
     [sent] = desk.model.requests[-1:]
     html = await desk.page(f"/ui/runs/{run.id}/turns/1")
-    [shown] = re.findall(r'<pre id="curl-1">(.*?)</pre>', html, re.S)
+    [shown] = re.findall(r'<pre tabindex="0" id="curl-1">(.*?)</pre>', html, re.S)
     as_file = await desk.send("GET", f"/ui/runs/{run.id}/turns/1/curl")
     command = await as_file.text()
     assert unescape(shown) == command
@@ -459,7 +459,7 @@ async def test_what_code_has_made_is_shown(desk: Desk) -> None:
         )
     html = await desk.page(f"/ui/runs/{run.id}")
     for told in (
-        "<pre>print(&#39;&lt;b&gt;&#39;)</pre>", "<pre>&lt;i&gt;done&lt;/i&gt;</pre>",
+        '<pre tabindex="0">print(&#39;&lt;b&gt;&#39;)</pre>', '<pre tabindex="0">&lt;i&gt;done&lt;/i&gt;</pre>',
         f'<img src="/ui/files/{picture}"', f'<a href="/ui/files/{picture}">&lt;a&gt;.csv</a>',
     ):  # fmt: skip
         assert told in html, told

@@ -201,7 +201,7 @@ async def test_a_thread_leads_to_its_json_and_to_a_command_that_fetches_it(desk:
     [link] = re.findall(r'href="(/ui/api/v1/[^"]+)">JSON<', html)
     as_json = orjson.loads(await (await desk.send("GET", link)).read())
     assert as_json["metadata"] == {"user": "u1"}
-    [command] = re.findall(r'<pre id="curl-text">(.*?)</pre>', html, re.S)
+    [command] = re.findall(r'<pre tabindex="0" id="curl-text">(.*?)</pre>', html, re.S)
     assert desk.key not in command
     assert orjson.loads(await in_bash(unescape(command), desk.key)) == as_json
 

@@ -1,14 +1,10 @@
 """`threadmill demo`, as one types it."""
 
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,32 +62,6 @@ thread.run.step.completed
 thread.run.completed"""
 
 CITATION = "\u3010\\d+:\\d+\u2020lisbon\\.md\u3011"
-
-
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """Where the demo makes its folder. As short as it is outside: a socket's path has a limit."""
-    folder = tempfile.mkdtemp(prefix="tm-", dir="/tmp")
-    yield Path(folder)
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def environment(temporary: Path) -> dict[str, str]:
-    """One in which a server would go elsewhere, or nowhere."""
-    return {
-        **os.environ,
-        "TMPDIR": str(temporary),
-        "PYTHONUNBUFFERED": "1",
-        "THREADMILL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
-        "THREADMILL_DATA_DIR": "/nowhere",
-        "THREADMILL_MODEL_BASE_URL": "no URL",
-        "THREADMILL_API_KEYS": "another",
-        "THREADMILL_HOST": "0.0.0.0",
-        "THREADMILL_PORT": "99999999",
-        "OPENAI_BASE_URL": "http://127.0.0.1:1/v1",
-        "OPENAI_API_KEY": "secret",
-    }
 
 
 def test_the_demo_is_the_same_in_every_environment(

@@ -156,7 +156,7 @@ def _part(
         return Part(image_url=part["image_url"]["url"])
     text = _text(part)
     if len(text) > shown_max:
-        cut = Markup("<pre>{}</pre>").format(text[:shown_max])
+        cut = Markup('<pre tabindex="0">{}</pre>').format(text[:shown_max])
         return Part(html=cut, left_out=len(text) - shown_max)
     annotations = part["text"].get("annotations") or [] if part["type"] == "text" else []
     before = sum(_is_citation(one) for one in _annotations_before(message, at))

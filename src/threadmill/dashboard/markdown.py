@@ -50,7 +50,7 @@ _cleaner = nh3.Cleaner(
 def render(text: str, annotations: list[Json], mark: Callable[[int], Markup]) -> Markup:
     """The text with `mark(at)` in place of the citation that is `annotations[at]`."""
     if len(text) > RENDERED_MAX_CHARACTERS:
-        return Markup("<pre>{}</pre>").format(text)
+        return Markup('<pre tabindex="0">{}</pre>').format(text)
     clean = _clean(_annotated(text, annotations))
     return Markup(_MARK.sub(lambda found: _marked(int(found[1]), annotations, mark), clean))
 

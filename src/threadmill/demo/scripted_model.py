@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import orjson
 from aiohttp import web
@@ -107,7 +107,7 @@ class ScriptedModel:
             await self._runner.cleanup()
             self._runner = None
 
-    async def __aenter__(self) -> "ScriptedModel":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

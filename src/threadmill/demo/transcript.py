@@ -8,7 +8,7 @@ import json
 import re
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import aiohttp
 from pydantic import SecretStr
 
 from threadmill.app import Served, served
+from threadmill.demo.client import client_of, events
 from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
 from threadmill.lifecycle import RunStatus
 from threadmill.sandbox import docker
@@ -123,7 +124,7 @@ _LOOK_WITHIN_S = 5
 async def show(say: Say) -> None:
     """Takes about five seconds, with a chart ten, and leaves that behind and nothing else."""
     say(INTRODUCTION)
-    with _one_interrupt() as no_more, tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+    with one_interrupt() as no_more, tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         async with ScriptedModel() as model, served(_settings(Path(folder), model)) as server:
             model.answer = _answer
             try:
@@ -134,7 +135,7 @@ async def show(say: Say) -> None:
 
 
 @contextmanager
-def _one_interrupt() -> Iterator[Callable[[], None]]:
+def one_interrupt() -> Iterator[Callable[[], None]]:
     """The first Ctrl-C ends the demo, further ones are not heard, nor is the first once `no_more`
     was called: closing takes half a second, and cut short it would never end, or let go of a
     Postgres that still writes into its folder."""
@@ -165,7 +166,7 @@ def _one_interrupt() -> Iterator[Callable[[], None]]:
 
 async def _perform(server: Served, say: Say) -> None:
     say(f"The server and its Postgres are up at {server.address}.\n")
-    async with _client_of(server) as client:
+    async with client_of(server.address, "any", within_s=_ANSWER_WITHIN_S) as client:
         conversation = Conversation(client, say)
         await _read_back(server, await conversation.hold(), say)
         await conversation.ask_about_document()
@@ -173,15 +174,20 @@ async def _perform(server: Served, say: Say) -> None:
         await _draw(server, conversation, say)
 
 
-async def _draw(server: Served, conversation: "Conversation", say: Say) -> None:
-    """Where there is an engine with the image; else say what is missing."""
+async def sandbox_fault(server: Served) -> str | None:
+    """Why no code can be run here; None if it can."""
     settings = server.runtime.settings
     host = docker.hosts(settings.docker_hosts)[0]
     try:
         facts = await docker.look(host, settings.sandbox_image, _LOOK_WITHIN_S)
-        reason = facts.fault_of(settings.sandbox_image)
+        return facts.fault_of(settings.sandbox_image)
     except docker.EngineAway as away:
-        reason = f"no Docker engine at {docker.shown(host)} ({away})"
+        return f"no Docker engine at {docker.shown(host)} ({away})"
+
+
+async def _draw(server: Served, conversation: "Conversation", say: Say) -> None:
+    """Where there is an engine with the image; else say what is missing."""
+    reason = await sandbox_fault(server)
     if reason is not None:
         say(NOTHING_WAS_DRAWN.format(reason=reason).rstrip())
         return
@@ -203,15 +209,6 @@ def _settings(folder: Path, model: ScriptedModel) -> Settings:
         tokenizer_download_timeout_s=0,  # the demo asks nobody for anything
         drain_timeout_s=0,
         sandbox_warm_sessions=0,  # one is needed, and only if it comes to that
-    )
-
-
-def _client_of(server: Served) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        f"{server.address}/v1/",
-        headers={"Authorization": "Bearer any", "OpenAI-Beta": "assistants=v2"},
-        timeout=aiohttp.ClientTimeout(total=_ANSWER_WITHIN_S),
-        raise_for_status=True,
     )
 
 
@@ -354,7 +351,7 @@ class Conversation:
         run: Json = {}
         self._page.write("", "", f"POST .../{path.rpartition('/')[2]}, streamed")
         async with self._client.post(path, json=body) as response:
-            async for name, data in _events(response):
+            async for name, data in events(response):
                 self._page.write_event(name, data)
                 if data.get("object") == "thread.run":
                     run = data
@@ -364,17 +361,6 @@ class Conversation:
 def _as_tool(name: str) -> Json:
     city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     return {"type": "function", "function": {"name": name, "parameters": city}}
-
-
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Json]]:
-    """Server-sent events, as far as Threadmill sends them: a name, then one line of data."""
-    name = ""
-    async for line in response.content:
-        field, _, value = line.decode().rstrip().partition(": ")
-        if field == "event":
-            name = value
-        elif field == "data" and name != "done":
-            yield name, json.loads(value)
 
 
 # --- what the stand-in says ---

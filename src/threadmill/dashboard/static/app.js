@@ -48,7 +48,7 @@ const card = document.createElement("div");
 card.className = "card";
 card.popover = "manual";
 card.setAttribute("role", "tooltip");
-document.body.append(card);
+(document.querySelector("main") ?? document.body).append(card);
 
 function chunkOf(mark) {
   return document.getElementById(mark.dataset.chunk);
