@@ -459,7 +459,8 @@ async def test_what_code_has_made_is_shown(desk: Desk) -> None:
         )
     html = await desk.page(f"/ui/runs/{run.id}")
     for told in (
-        '<pre tabindex="0">print(&#39;&lt;b&gt;&#39;)</pre>', '<pre tabindex="0">&lt;i&gt;done&lt;/i&gt;</pre>',
+        '<pre tabindex="0">print(&#39;&lt;b&gt;&#39;)</pre>',
+        '<pre tabindex="0">&lt;i&gt;done&lt;/i&gt;</pre>',
         f'<img src="/ui/files/{picture}"', f'<a href="/ui/files/{picture}">&lt;a&gt;.csv</a>',
     ):  # fmt: skip
         assert told in html, told
