@@ -144,7 +144,7 @@ class Sandboxes:
 
     async def stop(self) -> None:
         """Remove what is warm. Sessions are handed over to the processes that go on; if there are
-        none, they end."""
+        none, they end. Who stops is no longer counted among the living."""
         self._accepts = False
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_MAX_S):
@@ -153,12 +153,8 @@ class Sandboxes:
                 await asyncio.gather(*(self._break_off(session) for session in list(self._held)))
                 warm, self._warm = list(self._warm), deque()
                 await asyncio.gather(*(self._end(session) for session in warm))
-                async with self._database.connection() as connection:
-                    if await sandboxes.living(connection, self._me):
-                        await sandboxes.hand_over(connection, self._me)
-                        ended = []
-                    else:
-                        ended = await sandboxes.end_all(connection, self._me)
+                async with self._database.transaction() as connection:
+                    ended = await sandboxes.leave(connection, self._me)
                 await self._remove_all(ended)
         self.close()
 
