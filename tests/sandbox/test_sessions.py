@@ -20,7 +20,7 @@ from processes import FAST, Process, launcher
 from runs.wire import eventually
 from sandbox.yard import Yard, hold, let_go, run, said
 from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
-from threadmill.sandbox.session import CellEnd, FileRefused, KnownFile, SandboxAway
+from threadmill.sandbox.session import CellEnd, FileRefused, KnownFile, SandboxAway, Session
 from threadmill.sandbox.sessions import Sandboxes
 from threadmill.store import sandboxes as rows
 from threadmill.store.database import Database
@@ -594,6 +594,24 @@ async def test_on_a_full_engine_the_session_idle_for_longest_makes_room(yard: Ya
     assert len(await yard.containers()) == 2
     first = await hold(one, threads[0])
     assert not first.is_fresh
+
+
+async def test_processes_that_create_at_once_stay_below_the_limit_together(yard: Yard) -> None:
+    limits = {"sandbox_max_sessions": 3, "sandbox_queue_timeout_s": 0.1}
+    processes = [await yard.open(f"process {n}", **limits) for n in range(4)] * 2
+
+    async def take(one: Sandboxes, thread: str) -> Session | None:
+        with suppress(SandboxAway):
+            return await hold(one, thread)
+        return None
+
+    for _ in range(3):  # from the second time on idle ones have to go first
+        threads = [await yard.thread() for _ in processes]
+        taken = await asyncio.gather(*map(take, processes, threads))
+        assert len(await yard.containers()) == 3
+        held = [(one, session) for one, session in zip(processes, taken, strict=True) if session]
+        assert len(held) == 3
+        await asyncio.gather(*(let_go(one, session) for one, session in held))
 
 
 async def test_whoever_finds_all_busy_waits_for_a_while(yard: Yard) -> None:

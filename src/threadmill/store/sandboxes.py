@@ -51,6 +51,13 @@ async def installation(connection: Connection) -> str:
     return found
 
 
+async def lock_engine(connection: Connection, engine_id: str) -> None:
+    """Until the transaction ends, whoever else makes a container there waits here."""
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 5))", [f"containers of {engine_id}"]
+    )
+
+
 async def claim(connection: Connection, thread_id: str, me: str) -> Held | None:
     """Take the thread's session, unless a process that lives holds it; None: there is none, or
     somebody does."""
