@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 import psycopg
 
+from threadmill.blobs import Blobs
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
 from threadmill.llm.client import ModelClient, ModelError
 from threadmill.llm.routes import Endpoint, Routes, embedding_endpoint
@@ -327,6 +328,50 @@ async def _engine(settings: Settings, host: str) -> list[Finding]:
     return [*findings, Finding("image", "ok", f"{image} is on {shown}")]
 
 
+async def _files(settings: Settings) -> list[Finding]:
+    url = settings.files_url
+    folder = Path(url.removeprefix("file://")) if url.startswith("file://") else None
+    try:
+        if folder and not folder.exists():
+            return [await asyncio.to_thread(_folder_to_be_made, folder)]
+        began = time.monotonic()
+        looking = asyncio.create_task(Blobs(url).look())
+        # Not a time limit around it: cancelled, it first sees the end of its request.
+        done, _ = await asyncio.wait([looking], timeout=_PATIENCE_S)
+        if not done:
+            looking.cancel()
+            raise OSError(f"nothing could be written to {url} within {_PATIENCE_S:g} seconds")
+        looking.result()
+    except (OSError, ValueError) as fault:
+        return [Finding("files", "FAIL", f"{_sentence(fault)} {_remedy_for_files(url)}")]
+    return [Finding("files", "ok", f"{url} can be written to, took {_took(began)}")]
+
+
+def _folder_to_be_made(folder: Path) -> Finding:
+    place, _, is_writable = _look_at_disk(folder)
+    if not is_writable:
+        raise OSError(f"{folder} cannot be made, for {place} cannot be written to")
+    return Finding("files", "ok", f"{folder} will be made")
+
+
+def _remedy_for_files(url: str) -> str:
+    if url.startswith("file://"):
+        return "Make it a folder that this user may write to, or set THREADMILL_BLOB_URL."
+    who = next((names for scheme, names in _IDENTITIES.items() if url.startswith(scheme)), "")
+    return f"Look at THREADMILL_BLOB_URL{who}."
+
+
+# Of the stores of files, who we are there.
+_IDENTITIES = {
+    "s3://": (
+        ", AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for another S3 than"
+        " Amazon's, AWS_ENDPOINT_URL (with AWS_ALLOW_HTTP=true for http)"
+    ),
+    "gs://": " and GOOGLE_SERVICE_ACCOUNT",
+    "az://": ", AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+
+
 async def _disk(settings: Settings) -> list[Finding]:
     try:
         place, free_bytes, is_writable = await asyncio.to_thread(_look_at_disk, settings.data_dir)
@@ -356,6 +401,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("embeddings", _embeddings),
     ("tokenizer", _tokenizer),
     ("docker", _sandbox),
+    ("files", _files),
     ("disk", _disk),
 )
 
