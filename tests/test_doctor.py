@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -51,14 +49,6 @@ async def examine(settings: Settings, **changes: Any) -> Report:
     assert PASSWORD not in "\n".join(lines)
     assert passed == (not any(line.startswith("FAIL") for line in lines))
     return Report(passed, lines)
-
-
-@pytest.fixture
-def short_tmp() -> Iterator[Path]:
-    """The path of a Unix socket may not be as long as pytest's folders."""
-    folder = tempfile.mkdtemp(prefix="tm-", dir="/tmp")
-    yield Path(folder)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from threadmill.demo import transcript
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
 from threadmill.errors import ApiError
 from threadmill.imports import Import
-from threadmill.runtime import OldSchema
+from threadmill.runtime import WrongSchema, check_schema
 from threadmill.sandbox import docker, image
 from threadmill.settings import Settings
 from threadmill.store import migrate as migrations
@@ -147,7 +147,7 @@ def migrate() -> None:
     async def upgrade(settings: Settings) -> None:
         async with _database_url(settings) as url:
             found = await asyncio.to_thread(migrations.current, url)
-            await asyncio.to_thread(migrations.upgrade, url)
+            await check_schema(url, may_upgrade=True)
         print(f"The database is at revision {migrations.HEAD} (it was at {found or 'none'}).")
 
     _run(upgrade(_settings()))
@@ -446,7 +446,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
             result = runner.run(work)
     except supervisor.ChildFailed:
         raise typer.Exit(1) from None
-    except (server.NotSafe, OldSchema, EmbeddedPostgresError, DatabaseError, OSError) as fault:
+    except (server.NotSafe, WrongSchema, EmbeddedPostgresError, DatabaseError, OSError) as fault:
         _fail(str(fault).strip())
     except ApiError as refused:
         _fail(refused.message)

@@ -1,37 +1,11 @@
 """What people type about projects, keys and retention: real commands on a real database."""
 
-import asyncio
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from processes import Terminal
 from threadmill.store.database import Database
-
-
-class Terminal:
-    def __init__(self, database_url: str, data_dir: Path) -> None:
-        self._environment = {
-            **os.environ,
-            "THREADMILL_DATABASE_URL": database_url,
-            "THREADMILL_DATA_DIR": str(data_dir),
-        }
-
-    async def type(self, *words: str) -> tuple[int, str]:
-        """How it ended, and all that was printed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "threadmill",
-            *words,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        printed, _ = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, printed.decode()
 
 
 @pytest.fixture
