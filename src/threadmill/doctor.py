@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import psycopg
 
 from threadmill.blobs import Blobs
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
@@ -21,6 +20,7 @@ from threadmill.llm.tokens import TokenCounter
 from threadmill.sandbox import docker
 from threadmill.settings import Settings
 from threadmill.store import migrate, server
+from threadmill.store.database import DatabaseError, is_not_a_url
 from threadmill.store.server import Server
 
 # Long enough for an embedding model that has to be loaded first, short enough to wait for.
@@ -29,6 +29,11 @@ _GRACE_S = 2.0  # in which whoever was asked may still say himself that the time
 _DISK_LOW_BYTES = 5 * 1024**3
 _PGVECTOR_OLDEST = (0, 7)  # the first with halfvec
 _TOKENIZER_OF = "gpt-4o"  # shares its encoding with all models that tiktoken does not know
+
+NOT_A_URL = (
+    "THREADMILL_DATABASE_URL cannot be understood. It reads like"
+    " postgresql://user:password@host:5432/name"
+)
 
 Mark = Literal["ok", "warn", "FAIL", "-"]  # "-": could not be looked at
 
@@ -86,7 +91,7 @@ async def _database(settings: Settings) -> list[Finding]:
             began = time.monotonic()
             found = await server.look(url, _PATIENCE_S)
             took = _took(began)
-    except (psycopg.Error, EmbeddedPostgresError) as fault:
+    except (DatabaseError, EmbeddedPostgresError) as fault:
         no_database = "Not looked at, as there is no database."
         return [
             Finding("database", "FAIL", _why_no_database(settings, fault)),
@@ -130,11 +135,8 @@ async def _postgres(settings: Settings) -> AsyncIterator[tuple[str, str]]:
 def _why_no_database(settings: Settings, fault: Exception) -> str:
     if settings.database_url is None:
         return str(fault)
-    if isinstance(fault, psycopg.ProgrammingError):  # its words repeat the URL, password and all
-        return (
-            "THREADMILL_DATABASE_URL cannot be understood. It reads like"
-            " postgresql://user:password@host:5432/name"
-        )
+    if isinstance(fault, DatabaseError) and is_not_a_url(fault):
+        return NOT_A_URL
     return f"{_sentence(fault)} Start that database, or set THREADMILL_DATABASE_URL."
 
 

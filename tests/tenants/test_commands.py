@@ -65,3 +65,21 @@ async def test_a_dry_run_removes_nothing_and_says_what_the_real_one_does(
     assert await terminal.type("retention", "--project", "default") == planned
     status, after = await terminal.type("retention")
     assert (status, after.splitlines()[0]) == (0, "default: 0 threads, 0 bytes")
+
+
+@pytest.mark.parametrize("command", ["keys list", "migrate", "serve --port 0"])
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresq://me:open-sesame@127.0.0.1:1/x", "cannot be understood. It reads like postg"),
+        ("postgresql://me:open-sesame@127.0.0.1:1/x", "is THREADMILL_DATABASE_URL right?"),
+    ],
+)
+async def test_a_database_that_is_not_there_is_told_with_the_setting_and_without_its_password(
+    tmp_path: Path, command: str, url: str, expected: str
+) -> None:
+    status, printed = await Terminal(url, tmp_path).type(*command.split())
+    assert status == 1
+    assert expected in printed
+    assert "open-sesame" not in printed
+    assert "Traceback" not in printed
