@@ -43,7 +43,7 @@ class Process:
         self._process.send_signal(number)
 
     async def ended(self) -> int:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             return await self._process.wait()
 
 
@@ -76,7 +76,7 @@ async def launcher(
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             line = (await process.stdout.readline()).decode()
         started.append(Process(process, line))
         assert line, f"{command} did not start"
@@ -109,7 +109,7 @@ class Terminal:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 printed, _ = await process.communicate()
         finally:
             if process.returncode is None:  # it was not to stay
