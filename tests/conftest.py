@@ -1,6 +1,8 @@
 """What tests stand on: a real Postgres, a scripted model endpoint over HTTP, a live server."""
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -86,6 +88,14 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await database.open()
     yield database
     await database.close()
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """The path of a Unix socket may not be as long as pytest's folders."""
+    folder = tempfile.mkdtemp(prefix="tm-", dir="/tmp")
+    yield Path(folder)
+    shutil.rmtree(folder)
 
 
 @pytest_asyncio.fixture

@@ -101,3 +101,32 @@ async def launcher(
     finally:
         for process in started:
             await process.close()
+
+
+class Terminal:
+    """Commands that come to an end by themselves."""
+
+    def __init__(self, database_url: str | None, data_dir: Path) -> None:
+        self._environment = {**os.environ, "THREADMILL_DATA_DIR": str(data_dir)}
+        if database_url is not None:
+            self._environment["THREADMILL_DATABASE_URL"] = database_url
+
+    async def type(self, *words: str) -> tuple[int, str]:
+        """How it ended, and all that was printed."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "threadmill",
+            *words,
+            env=self._environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            async with asyncio.timeout(120):
+                printed, _ = await process.communicate()
+        finally:
+            if process.returncode is None:  # it was not to stay
+                process.kill()
+        assert process.returncode is not None
+        return process.returncode, printed.decode()

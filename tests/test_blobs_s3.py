@@ -13,8 +13,10 @@ from moto.server import ThreadedMotoServer
 
 from conftest import Serve
 from test_blobs import MEGABYTE, Interrupted, all_of, pieces
+from threadmill import doctor
 from threadmill.blobs import Blobs
 from threadmill.errors import NotFound
+from threadmill.settings import Settings
 
 REGION = "us-east-1"
 KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_REGION": REGION}
@@ -235,3 +237,19 @@ async def test_a_file_goes_through_the_whole_server(serve: Serve, bucket: Bucket
         assert bucket.keys() == []
         with pytest.raises(openai.NotFoundError):
             await client.files.content(file.id)
+
+
+async def test_doctor_tries_the_bucket(settings: Settings, bucket: Bucket) -> None:
+    async def look(name: str) -> str:
+        lines: list[str] = []
+        url = f"s3://{name}/threadmill"
+        await doctor.examine(settings.model_copy(update={"blob_url": url}), lines.append)
+        [line] = [line for line in lines if line[6:].startswith("files ")]
+        return line
+
+    assert (await look(bucket.name)).startswith("ok ")
+    assert bucket.keys() == []
+    line = await look("no-such-bucket")
+    assert line.startswith("FAIL ")
+    assert "NoSuchBucket" in line
+    assert "AWS_ACCESS_KEY_ID" in line

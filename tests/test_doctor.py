@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from threadmill.store import migrate
 
 SUBJECTS = [
     *("database", "migrations", "pgvector", "model", "embeddings", "tokenizer"),
-    *("docker", "image", "disk"),
+    *("docker", "image", "files", "disk"),
 ]
 PASSWORD = "open-sesame"  # no line may hold it
 
@@ -51,14 +49,6 @@ async def examine(settings: Settings, **changes: Any) -> Report:
     assert PASSWORD not in "\n".join(lines)
     assert passed == (not any(line.startswith("FAIL") for line in lines))
     return Report(passed, lines)
-
-
-@pytest.fixture
-def short_tmp() -> Iterator[Path]:
-    """The path of a Unix socket may not be as long as pytest's folders."""
-    folder = tempfile.mkdtemp(prefix="tm-", dir="/tmp")
-    yield Path(folder)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -418,6 +408,43 @@ async def test_each_engine_is_asked_for_the_image(settings: Settings, short_tmp:
 async def test_a_real_engine(settings: Settings) -> None:
     report = await examine(settings, docker_hosts=[docker.LOCAL_HOST])
     assert report["docker"].startswith("ok engine ")
+
+
+async def test_a_folder_for_files_is_tried(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    for _ in range(2):  # nothing is made by asking
+        assert (await examine(settings))["files"] == f"ok {folder} will be made"
+    os.mkdir(folder)
+    line = (await examine(settings))["files"]
+    assert line.startswith(f"ok file://{folder} can be written to, took 0.")
+    assert os.listdir(folder) == []
+
+
+async def test_a_folder_for_files_that_cannot_be_written_to(
+    settings: Settings, short_tmp: Path
+) -> None:
+    os.chmod(short_tmp, 0o755)
+    os.mkdir(short_tmp / "folder", mode=0o555)
+    (short_tmp / "file").touch()
+    for path in ("folder", "file", "file/below"):
+        with nobody():
+            line = (await examine(settings, blob_url=f"file://{short_tmp}/{path}"))["files"]
+        assert line.startswith("FAIL")
+        assert line.endswith(
+            "Make it a folder that this user may write to, or set THREADMILL_BLOB_URL."
+        )
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Root may write everywhere; tests are run by root in containers."""
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
 
 
 async def test_the_disk_of_a_folder_that_is_not_there_yet(

@@ -142,8 +142,6 @@ class Driver:
             case "get":
                 max_bytes = int(header["max_bytes"])
                 self.fetches.append(self.pieces(header, str(header["name"]), max_bytes))
-            case "reset":
-                self.reset(header)
             case "ping":
                 worker = self.worker.pid if self.worker else None
                 pong = {"op": "pong", "id": header["id"], "pid": os.getpid(), "worker": worker}
@@ -207,16 +205,6 @@ class Driver:
                 self.fetches.popleft()
             else:
                 self.send(frame)
-
-    def reset(self, header: Header) -> None:
-        self.stop_worker()
-        if self.cell:
-            self.finish("interrupted", restarted=True)
-        self.lost = None
-        with suppress(OSError):  # the next cell tries again, and says why not
-            self.start_worker()
-        done = {"op": "done", "id": header["id"], "status": "reset", "restarted": True}
-        self.send(pack_frame({**done, "truncated": False, "detail": None}))
 
     # --- the worker ---
 
@@ -310,12 +298,11 @@ class Driver:
         if self.cell:
             self.finish(self.cell.ending or "died")
 
-    def finish(self, status: str, *, restarted: bool = False) -> None:
+    def finish(self, status: str) -> None:
         assert self.cell
         cell, self.cell = self.cell, None
         lost, self.lost = self.lost, None
-        restarted = restarted or lost is not None
-        self.send(*cell.done(cell.ending or status, restarted=restarted, detail=lost))
+        self.send(*cell.done(cell.ending or status, restarted=lost is not None, detail=lost))
 
     # --- time and death ---
 

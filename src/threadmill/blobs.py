@@ -1,6 +1,7 @@
 """File bytes by id: a directory by default, S3, Google or Azure by URL. The one door to obstore."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # What is held in memory of a file on its way, times three while it is written. S3 takes no smaller
 # parts, and every piece that is read is one request to it.
 _PIECE_BYTES = 5 * 1024**2
+_WORDS_MAX_CHARACTERS = 500  # of a fault: some stores answer with a page
 
 
 class Blobs:
@@ -42,6 +44,19 @@ class Blobs:
         except BaseError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"Files cannot be kept at '{url}': {reason}") from error
+
+    async def look(self) -> None:
+        """Whether blobs can be written, read and deleted here, by doing so with a small one. Raises
+        OSError, in words for people."""
+        blob_id, content = f"doctor-{os.urandom(8).hex()}", b"Can files be kept here?"
+        try:
+            await self.write(blob_id, _whole(content))
+            found = await self.read(blob_id)
+            await self.delete(blob_id)
+        except (BaseError, OSError, NotFound) as fault:
+            raise OSError(" ".join(str(fault).split())[:_WORDS_MAX_CHARACTERS]) from fault
+        if found != content:
+            raise OSError("what is read is not what was written")
 
     async def write(self, blob_id: str, pieces: AsyncIterator[bytes]) -> None:
         """Store the pieces as one blob, which is not seen before it is whole; if one of them
@@ -116,6 +131,10 @@ async def _to_its_end(work: Awaitable[object]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 def _missing(blob_id: str) -> NotFound:

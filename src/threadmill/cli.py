@@ -21,17 +21,25 @@ from threadmill.demo import serving, transcript
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
 from threadmill.errors import ApiError
 from threadmill.imports import Import
-from threadmill.runtime import OldSchema
+from threadmill.runtime import WrongSchema, check_schema
 from threadmill.sandbox import docker, image
 from threadmill.settings import Settings
 from threadmill.store import migrate as migrations
 from threadmill.store import projects
-from threadmill.store.database import Connection, Database, DatabaseError, connect
+from threadmill.store.database import (
+    Connection,
+    Database,
+    DatabaseError,
+    Unreachable,
+    connect,
+    is_not_a_url,
+)
 from threadmill.store.rows import ApiKey, Project
 
 T = TypeVar("T")
 
 _OPEN_FILES = 65_536
+_NO_DATABASE = "Does the database run, and is THREADMILL_DATABASE_URL right?"
 _NO_REGISTRY = (
     "Where no registry of images can be reached, type: threadmill sandbox build --make-base"
 )
@@ -44,15 +52,30 @@ commands = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+keys = typer.Typer(help="Make, list, limit and revoke API keys.", no_args_is_help=True)
 commands.add_typer(keys, name="keys")
-sandbox = typer.Typer(help="What code_interpreter runs code in.", no_args_is_help=True)
+sandbox = typer.Typer(help="Build what code_interpreter runs code in.", no_args_is_help=True)
 commands.add_typer(sandbox, name="sandbox")
 tenants = typer.Typer(help="List projects, and set what they may do.", no_args_is_help=True)
 commands.add_typer(tenants, name="projects")
 
-# "none" takes a limit away.
-_Limit = Annotated[str | None, typer.Option(help="A number, or none.", metavar="N|none")]
+
+_LIMIT = "N|none"
+# Left as they are where they are not given.
+_Requests = Annotated[str | None, typer.Option(help="Requests in a minute.", metavar=_LIMIT)]
+_Tokens = Annotated[str | None, typer.Option(help="Tokens of models in a minute.", metavar=_LIMIT)]
+_Runs = Annotated[str | None, typer.Option(help="Runs at once; more wait.", metavar=_LIMIT)]
+_Bytes = Annotated[str | None, typer.Option(help="Bytes of all files together.", metavar=_LIMIT)]
+_ThreadDays = Annotated[
+    str | None, typer.Option(help="Days after its last use until a thread goes.", metavar=_LIMIT)
+]
+_FileDays = Annotated[
+    str | None, typer.Option(help="Days until a file goes that nothing needs.", metavar=_LIMIT)
+]
+_RequestDays = Annotated[
+    str | None, typer.Option(help="Days until the kept requests of model turns go.", metavar=_LIMIT)
+]
+_KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it.")]
 
 
 def main() -> None:
@@ -70,8 +93,13 @@ def _version(
 
 @commands.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on, else THREADMILL_HOST or 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port, else THREADMILL_PORT or 8000; 0 takes a free one."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
     executor: Annotated[
         bool | None,
@@ -147,7 +175,7 @@ def migrate() -> None:
     async def upgrade(settings: Settings) -> None:
         async with _database_url(settings) as url:
             found = await asyncio.to_thread(migrations.current, url)
-            await asyncio.to_thread(migrations.upgrade, url)
+            await check_schema(url, may_upgrade=True)
         print(f"The database is at revision {migrations.HEAD} (it was at {found or 'none'}).")
 
     _run(upgrade(_settings()))
@@ -155,19 +183,27 @@ def migrate() -> None:
 
 @commands.command("import")
 def bring_in(
-    folder: Annotated[Path, typer.Argument(help="The archive; the README says what is in it.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="ARCHIVE", help="A folder; the README says what has to be in it."),
+    ],
     project: Annotated[str, typer.Option(help="Where to; made if it does not exist.")] = "default",
     keep_ids: Annotated[
-        bool, typer.Option(help="Keep all ids instead of making new ones.")
+        bool, typer.Option("--keep-ids", help="Keep all ids instead of making new ones.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only look, and say what would be made.")] = False,
-    skip_broken: Annotated[bool, typer.Option(help="Import the rest if lines are broken.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only look, and say what would be made.")
+    ] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Import the rest if lines are broken.")
+    ] = False,
     mapping: Annotated[
         Path | None, typer.Option(help="Old and new ids, CSV. Default: ids.csv in the archive.")
     ] = None,
 ) -> None:
-    """Import assistants, threads, messages, files and vector stores from an archive. It can be
-    called again at any time, and does not make twice what is there."""
+    """Import assistants, threads, messages, files and vector stores from an archive.
+
+    It can be called again at any time, and does not make twice what is there."""
     settings = _settings()
 
     async def bring(connection: Connection) -> None:
@@ -228,7 +264,9 @@ def create_key(
     project: Annotated[str, typer.Option(help="The project; made if there is none of that name.")],
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
 ) -> None:
-    """Make a key. It is the last line, and nobody can read it again."""
+    """Make a key.
+
+    It is the last line that is printed, and nobody can read it again."""
 
     async def create(connection: Connection) -> None:
         owner = await projects.get_or_create(connection, project)
@@ -241,7 +279,7 @@ def create_key(
 
 @keys.command("list")
 def list_keys() -> None:
-    """Every key, with its project; the keys themselves are not kept."""
+    """List all keys by their ids, with their projects; the keys themselves are not kept."""
 
     async def show(connection: Connection) -> None:
         for row, project in await projects.list_keys(connection):
@@ -253,7 +291,7 @@ def list_keys() -> None:
 
 
 @keys.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")]) -> None:
+def revoke_key(key_id: _KeyId) -> None:
     """Refuse a key from now on (running servers notice within seconds)."""
 
     async def revoke(connection: Connection) -> None:
@@ -297,13 +335,16 @@ def build_sandbox(
 
 @keys.command("set")
 def set_key(
-    key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")],
-    max_requests_per_minute: _Limit = None,
-    max_tokens_per_minute: _Limit = None,
-    max_concurrent_runs: _Limit = None,
-    max_stored_bytes: _Limit = None,
+    key_id: _KeyId,
+    max_requests_per_minute: _Requests = None,
+    max_tokens_per_minute: _Tokens = None,
+    max_concurrent_runs: _Runs = None,
+    max_stored_bytes: _Bytes = None,
 ) -> None:
-    """Limit a key (running servers notice within seconds). Its project's limits hold as well."""
+    """Limit a key, and show its limits.
+
+    What is not given stays as it is; none takes a limit away. The limits of its project hold as
+    well. Running servers notice within seconds."""
     changes = _changes(locals(), but="key_id")
 
     async def change(connection: Connection) -> None:
@@ -318,7 +359,7 @@ def set_key(
 
 @tenants.command("list")
 def list_projects() -> None:
-    """Every project with its limits and ages."""
+    """List all projects with their limits."""
 
     async def show(connection: Connection) -> None:
         for row in await projects.list_all(connection):
@@ -330,16 +371,19 @@ def list_projects() -> None:
 
 @tenants.command("set")
 def set_project(
-    project: Annotated[str, typer.Argument(help="Its name or id.")],
-    max_requests_per_minute: _Limit = None,
-    max_tokens_per_minute: _Limit = None,
-    max_concurrent_runs: _Limit = None,
-    max_stored_bytes: _Limit = None,
-    threads_max_age_days: _Limit = None,
-    files_max_age_days: _Limit = None,
-    requests_max_age_days: _Limit = None,
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")],
+    max_requests_per_minute: _Requests = None,
+    max_tokens_per_minute: _Tokens = None,
+    max_concurrent_runs: _Runs = None,
+    max_stored_bytes: _Bytes = None,
+    threads_max_age_days: _ThreadDays = None,
+    files_max_age_days: _FileDays = None,
+    requests_max_age_days: _RequestDays = None,
 ) -> None:
-    """Limit a project, and say how long it keeps things (running servers notice within seconds)."""
+    """Limit a project, say how long it keeps things, and show both.
+
+    What is not given stays as it is; none takes a limit away. Running servers notice within
+    seconds."""
     changes = _changes(locals(), but="project")
 
     async def change(connection: Connection) -> None:
@@ -353,7 +397,9 @@ def set_project(
 @commands.command("retention")
 def remove_old(
     project: Annotated[str | None, typer.Option(help="Its name or id; default: all.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Say what would go, and remove nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")
+    ] = False,
 ) -> None:
     """Remove what is older than its project keeps it, as running servers do every hour."""
     settings = _settings()
@@ -462,7 +508,11 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
             result = runner.run(work)
     except supervisor.ChildFailed:
         raise typer.Exit(1) from None
-    except (server.NotSafe, OldSchema, EmbeddedPostgresError, DatabaseError, OSError) as fault:
+    except Unreachable as fault:
+        _fail(f"{str(fault).strip()}\n{_NO_DATABASE}")
+    except DatabaseError as fault:
+        _fail(doctor.NOT_A_URL if is_not_a_url(fault) else str(fault).strip())
+    except (server.NotSafe, WrongSchema, EmbeddedPostgresError, OSError) as fault:
         _fail(str(fault).strip())
     except ApiError as refused:
         _fail(refused.message)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import psycopg
 
+from threadmill.blobs import Blobs
 from threadmill.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, FolderInUse
 from threadmill.llm.client import ModelClient, ModelError
 from threadmill.llm.routes import Endpoint, Routes, embedding_endpoint
@@ -21,6 +21,7 @@ from threadmill.llm.tokens import TokenCounter
 from threadmill.sandbox import docker
 from threadmill.settings import Settings
 from threadmill.store import migrate, server
+from threadmill.store.database import DatabaseError, is_not_a_url
 from threadmill.store.server import Server
 
 # Long enough for an embedding model that has to be loaded first, short enough to wait for.
@@ -29,6 +30,11 @@ _GRACE_S = 2.0  # in which whoever was asked may still say himself that the time
 _DISK_LOW_BYTES = 5 * 1024**3
 _PGVECTOR_OLDEST = (0, 7)  # the first with halfvec
 _TOKENIZER_OF = "gpt-4o"  # shares its encoding with all models that tiktoken does not know
+
+NOT_A_URL = (
+    "THREADMILL_DATABASE_URL cannot be understood. It reads like"
+    " postgresql://user:password@host:5432/name"
+)
 
 Mark = Literal["ok", "warn", "FAIL", "-"]  # "-": could not be looked at
 
@@ -85,7 +91,7 @@ async def _database(settings: Settings) -> list[Finding]:
             began = time.monotonic()
             found = await server.look(url, _PATIENCE_S)
             took = _took(began)
-    except (psycopg.Error, EmbeddedPostgresError) as fault:
+    except (DatabaseError, EmbeddedPostgresError) as fault:
         no_database = "Not looked at, as there is no database."
         return [
             Finding("database", "FAIL", _why_no_database(settings, fault)),
@@ -129,11 +135,8 @@ async def _postgres(settings: Settings) -> AsyncIterator[tuple[str, str]]:
 def _why_no_database(settings: Settings, fault: Exception) -> str:
     if settings.database_url is None:
         return str(fault)
-    if isinstance(fault, psycopg.ProgrammingError):  # its words repeat the URL, password and all
-        return (
-            "THREADMILL_DATABASE_URL cannot be understood. It reads like"
-            " postgresql://user:password@host:5432/name"
-        )
+    if isinstance(fault, DatabaseError) and is_not_a_url(fault):
+        return NOT_A_URL
     return f"{_sentence(fault)} Start that database, or set THREADMILL_DATABASE_URL."
 
 
@@ -327,6 +330,50 @@ async def _engine(settings: Settings, host: str) -> list[Finding]:
     return [*findings, Finding("image", "ok", f"{image} is on {shown}")]
 
 
+async def _files(settings: Settings) -> list[Finding]:
+    url = settings.files_url
+    folder = Path(url.removeprefix("file://")) if url.startswith("file://") else None
+    try:
+        if folder and not folder.exists():
+            return [await asyncio.to_thread(_folder_to_be_made, folder)]
+        began = time.monotonic()
+        looking = asyncio.create_task(Blobs(url).look())
+        # Not a time limit around it: cancelled, it first sees the end of its request.
+        done, _ = await asyncio.wait([looking], timeout=_PATIENCE_S)
+        if not done:
+            looking.cancel()
+            raise OSError(f"nothing could be written to {url} within {_PATIENCE_S:g} seconds")
+        looking.result()
+    except (OSError, ValueError) as fault:
+        return [Finding("files", "FAIL", f"{_sentence(fault)} {_remedy_for_files(url)}")]
+    return [Finding("files", "ok", f"{url} can be written to, took {_took(began)}")]
+
+
+def _folder_to_be_made(folder: Path) -> Finding:
+    place, _, is_writable = _look_at_disk(folder)
+    if not is_writable:
+        raise OSError(f"{folder} cannot be made, for {place} cannot be written to")
+    return Finding("files", "ok", f"{folder} will be made")
+
+
+def _remedy_for_files(url: str) -> str:
+    if url.startswith("file://"):
+        return "Make it a folder that this user may write to, or set THREADMILL_BLOB_URL."
+    who = next((names for scheme, names in _IDENTITIES.items() if url.startswith(scheme)), "")
+    return f"Look at THREADMILL_BLOB_URL{who}."
+
+
+# Of the stores of files, who we are there.
+_IDENTITIES = {
+    "s3://": (
+        ", AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for another S3 than"
+        " Amazon's, AWS_ENDPOINT_URL (with AWS_ALLOW_HTTP=true for http)"
+    ),
+    "gs://": " and GOOGLE_SERVICE_ACCOUNT",
+    "az://": ", AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+
+
 async def _disk(settings: Settings) -> list[Finding]:
     try:
         place, free_bytes, is_writable = await asyncio.to_thread(_look_at_disk, settings.data_dir)
@@ -356,6 +403,7 @@ _CHECKS: dict[str, Check] = {
     "embeddings": _embeddings,
     "tokenizer": _tokenizer,
     "docker": _sandbox,
+    "files": _files,
     "disk": _disk,
 }
 SUBJECTS = tuple(_CHECKS)

@@ -38,13 +38,13 @@ class Runtime(msgspec.Struct):
     traces: Traces = msgspec.field(default_factory=Traces)
 
 
-class OldSchema(Exception):
-    """The database is not at this version's schema, and nobody said that we may change it."""
+class WrongSchema(Exception):
+    """The database is not at this version's schema, and we may not or cannot bring it there."""
 
 
 @asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
-    """Raises OldSchema, EmbeddedPostgresError, psycopg.Error, OSError or ValueError, each with a
+    """Raises WrongSchema, EmbeddedPostgresError, psycopg.Error, OSError or ValueError, each with a
     text for whoever typed the command."""
     async with AsyncExitStack() as stack:
         postgres = None
@@ -83,12 +83,21 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 
 async def check_schema(url: str, *, may_upgrade: bool) -> None:
-    """Our own database is brought up to date; somebody else's only by `threadmill migrate`."""
+    """Our own database is brought up to date; somebody else's only by `threadmill migrate`.
+
+    Who runs already goes on when a newer version migrates. Who starts cannot know by how many
+    versions the database is ahead, and each schema suits only the one before it."""
     found = await asyncio.to_thread(migrate.current, url)
     if found == migrate.HEAD:
         return
+    if found is not None and found > migrate.HEAD:
+        raise WrongSchema(
+            f"The database is at revision {found}, which a newer Threadmill has made; this one"
+            f" knows {migrate.HEAD} and does not start on it. Start the newer one instead. To go"
+            " back, restore the backup that was made before the upgrade."
+        )
     if not may_upgrade:
-        raise OldSchema(
+        raise WrongSchema(
             f"The database is at revision {found or 'none'}, this version needs {migrate.HEAD}."
             " Type: threadmill migrate"
         )

@@ -82,9 +82,9 @@ async def _database(settings: Settings) -> AsyncIterator[tuple[str, asyncio.Task
         yield settings.database_url, None
         return
     postgres = await EmbeddedPostgres.start(settings.data_dir)
+    died = asyncio.create_task(postgres.wait())
     try:
         await check_schema(postgres.url, may_upgrade=True)
-        died = asyncio.create_task(postgres.wait())
         yield postgres.url, died
     finally:
         await postgres.stop()

@@ -112,7 +112,8 @@ class Worker:
             service.remove_done_callback(self._on_end)
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
-        # Our sessions are handed over while we are still alive: what a dead process had is removed.
+        # Our sessions are handed over by the transaction with which we stop living: what a dead
+        # process has is removed.
         await self._runtime.sandboxes.stop()
         await self.executor.leave()
 

@@ -107,6 +107,72 @@ async def test_an_endpoint_that_knows_no_stream_options_is_asked_without(
     assert "stream_options" not in model.requests[1].body
 
 
+# --- completions of a prompt, which came before chats ---
+
+
+async def test_a_prompt_is_completed(
+    client: Client, model: ScriptedModel, database: Database
+) -> None:
+    model.reply(Reply(text=" there was.", usage={"prompt_tokens": 4, "completion_tokens": 3}))
+    answer = await client.completions.create(
+        model="scripted", prompt="Once upon a time", max_tokens=3, suffix="The end."
+    )
+    assert answer.object == "text_completion"
+    assert answer.choices[0].text == " there was."
+    [sent] = model.requests
+    assert sent.path == "/v1/completions"
+    assert sent.body == {
+        "model": "scripted",
+        "prompt": "Once upon a time",
+        "max_tokens": 3,
+        "suffix": "The end.",
+    }
+    await _counted(database, (4, 3))
+
+
+async def test_a_prompt_is_completed_in_a_stream(
+    client: Client, model: ScriptedModel, database: Database
+) -> None:
+    gate = Gate()
+    usage = {"prompt_tokens": 4, "completion_tokens": 2}
+    model.reply(Reply(text=[" there", gate, " was."], usage=usage))
+    stream = await client.completions.create(model="scripted", prompt="Once", stream=True)
+    chunks = aiter(stream)
+    assert (await anext(chunks)).choices[0].text == " there"  # before the model has said the rest
+    gate.set()
+    rest = [chunk async for chunk in chunks]
+    assert [chunk.choices[0].text for chunk in rest] == [" was.", ""]  # the usage is taken out
+    assert rest[-1].choices[0].finish_reason == "stop"
+    assert model.requests[0].body["stream_options"] == {"include_usage": True}
+    await _counted(database, (4, 2))
+
+
+async def test_a_completed_prompt_without_usage_is_counted_here(
+    client: Client, model: ScriptedModel, database: Database
+) -> None:
+    model.reply(Reply(text=["a", "b"], usage=None))
+    stream = await client.completions.create(model="scripted", prompt="word " * 50, stream=True)
+    assert len([chunk async for chunk in stream]) == 3
+
+    async def is_counted() -> bool:
+        return (await _usage(database))[1] > 0
+
+    await eventually(is_counted)
+    prompt, completion = await _usage(database)
+    assert 25 <= prompt <= 300
+    assert 2 <= completion <= 4
+
+
+async def test_a_refusal_to_complete_a_prompt_is_the_endpoints(
+    client: Client, model: ScriptedModel
+) -> None:
+    error = {"message": "This is a chat model.", "type": "x", "param": "model", "code": None}
+    model.reply(Reply(status=404, body={"error": error}))
+    with pytest.raises(openai.NotFoundError) as refusal:
+        await client.completions.create(model="scripted", prompt="Once")
+    assert refusal.value.body == error
+
+
 async def test_embeddings_are_those_of_the_endpoint(
     client: Client, model: ScriptedModel, database: Database
 ) -> None:

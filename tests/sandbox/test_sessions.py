@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,11 +16,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from processes import launcher
+from processes import Process, launcher
 from runs.wire import eventually
 from sandbox.yard import Yard, hold, let_go, run, said
-from threadmill.demo.scripted_model import ScriptedModel
-from threadmill.sandbox.session import CellEnd, FileRefused, KnownFile, SandboxAway
+from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
+from threadmill.sandbox.session import CellEnd, FileRefused, KnownFile, SandboxAway, Session
 from threadmill.sandbox.sessions import Sandboxes
 from threadmill.store import sandboxes as rows
 from threadmill.store.database import Database
@@ -608,6 +609,24 @@ async def test_on_a_full_engine_the_session_idle_for_longest_makes_room(yard: Ya
     assert not first.is_fresh
 
 
+async def test_processes_that_create_at_once_stay_below_the_limit_together(yard: Yard) -> None:
+    limits = {"sandbox_max_sessions": 3, "sandbox_queue_timeout_s": 0.1}
+    processes = [await yard.open(f"process {n}", **limits) for n in range(4)] * 2
+
+    async def take(one: Sandboxes, thread: str) -> Session | None:
+        with suppress(SandboxAway):
+            return await hold(one, thread)
+        return None
+
+    for _ in range(3):  # from the second time on idle ones have to go first
+        threads = [await yard.thread() for _ in processes]
+        taken = await asyncio.gather(*map(take, processes, threads))
+        assert len(await yard.containers()) == 3
+        held = [(one, session) for one, session in zip(processes, taken, strict=True) if session]
+        assert len(held) == 3
+        await asyncio.gather(*(let_go(one, session) for one, session in held))
+
+
 async def test_whoever_finds_all_busy_waits_for_a_while(yard: Yard) -> None:
     one = await yard.open(sandbox_max_sessions=1, sandbox_max_waiting=1, sandbox_queue_timeout_s=30)
     session = await hold(one, await yard.thread())
@@ -782,6 +801,51 @@ async def test_a_process_that_stops_hands_its_sessions_over(yard: Yard) -> None:
     assert await yard.containers() == []
     with pytest.raises(SandboxAway, match="stopping"):
         await hold(two, thread)
+
+
+async def test_of_processes_that_stop_together_nothing_is_left(yard: Yard) -> None:
+    """None hands its sessions over to another that is about to be gone as well."""
+    names = [f"process {n}" for n in range(5)]
+    stopping = [await yard.open(name) for name in names]
+    threads = [await yard.thread() for _ in stopping]
+    for one, thread in zip(stopping, threads, strict=True):
+        await let_go(one, await hold(one, thread))
+    await asyncio.gather(*(one.stop() for one in stopping))
+    assert await yard.rows() == []
+    assert await yard.containers() == []
+
+
+async def test_of_servers_that_are_stopped_together_nothing_is_left(
+    yard: Yard, database_url: str, model: ScriptedModel, tmp_path: Path
+) -> None:
+    def answer(body: Any) -> Reply:
+        if body["messages"][-1]["role"] == "tool":
+            return Reply(text=["2"])
+        return Reply(tool_calls=[ToolCall("code_interpreter", {"code": "1 + 1"})])
+
+    model.answer = answer
+    async with launcher(database_url, model, tmp_path) as launch:
+        servers = [await launch(THREADMILL_DOCKER_HOSTS=yard.host) for _ in range(3)]
+        await asyncio.gather(*(use_code(server) for server in servers))
+        assert len(await yard.containers()) == len(servers)
+        for server in servers:
+            server.signal(15)
+        assert [await server.ended() for server in servers] == [0, 0, 0]
+        assert await yard.containers() == []
+    assert await yard.rows() == []
+
+
+async def use_code(server: Process) -> None:
+    """In a thread of its own, by a run that this very process executes, for it holds its stream."""
+    threads = server.client.beta.threads
+    assistant = await server.client.beta.assistants.create(
+        model="m", tools=[{"type": "code_interpreter"}]
+    )
+    thread = await threads.create(messages=[{"role": "user", "content": "1 + 1?"}])
+    async with threads.runs.stream(thread_id=thread.id, assistant_id=assistant.id) as stream:
+        await stream.until_done()
+        assert stream.current_run is not None
+        assert stream.current_run.status == "completed", stream.current_run.last_error
 
 
 async def test_what_a_killed_server_has_left_is_gone_soon_after_the_next_start(

@@ -1,37 +1,11 @@
 """What people type about projects, keys and retention: real commands on a real database."""
 
-import asyncio
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
+from processes import Terminal
 from threadmill.store.database import Database
-
-
-class Terminal:
-    def __init__(self, database_url: str, data_dir: Path) -> None:
-        self._environment = {
-            **os.environ,
-            "THREADMILL_DATABASE_URL": database_url,
-            "THREADMILL_DATA_DIR": str(data_dir),
-        }
-
-    async def type(self, *words: str) -> tuple[int, str]:
-        """How it ended, and all that was printed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "threadmill",
-            *words,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        printed, _ = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, printed.decode()
 
 
 @pytest.fixture
@@ -91,3 +65,21 @@ async def test_a_dry_run_removes_nothing_and_says_what_the_real_one_does(
     assert await terminal.type("retention", "--project", "default") == planned
     status, after = await terminal.type("retention")
     assert (status, after.splitlines()[0]) == (0, "default: 0 threads, 0 bytes")
+
+
+@pytest.mark.parametrize("command", ["keys list", "migrate", "serve --port 0"])
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresq://me:open-sesame@127.0.0.1:1/x", "cannot be understood. It reads like postg"),
+        ("postgresql://me:open-sesame@127.0.0.1:1/x", "is THREADMILL_DATABASE_URL right?"),
+    ],
+)
+async def test_a_database_that_is_not_there_is_told_with_the_setting_and_without_its_password(
+    tmp_path: Path, command: str, url: str, expected: str
+) -> None:
+    status, printed = await Terminal(url, tmp_path).type(*command.split())
+    assert status == 1
+    assert expected in printed
+    assert "open-sesame" not in printed
+    assert "Traceback" not in printed

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from threadmill.api import organization
 from threadmill.app import Served
+from threadmill.store.database import Database
 
 ADMIN_KEY = "sk-admin-of-the-house"
 Serve = Callable[..., AbstractAsyncContextManager[Served]]
@@ -275,3 +276,92 @@ async def test_without_an_admin_key_there_is_no_such_api(serve: Serve) -> None:
             "Invalid URL (GET /v1/organization/projects)",
         )
         await admin.sdk.close()
+
+
+# --- Idempotency-Key ---
+
+
+async def send_keyed(
+    admin: Admin, key: str, path: str, body: Any, *, api_key: str = ADMIN_KEY
+) -> tuple[int, Mapping[str, str], Any]:
+    headers = {"Authorization": f"Bearer {api_key}", "Idempotency-Key": key}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{admin.address}/v1{path}", json=body, headers=headers) as response,
+    ):
+        return response.status, response.headers, await response.json()
+
+
+async def test_what_is_sent_again_is_not_done_again(admin: Admin) -> None:
+    made = await admin.projects.create(name="acme")
+    of_project = f"/organization/projects/{made.id}"
+    for path, body in (
+        ("/organization/projects", {"name": "other"}),
+        (of_project, {"name": "acme ltd"}),
+        (f"{of_project}/rate_limits/rl_all", {"max_requests_per_1_minute": 60}),
+        (f"{of_project}/data_retention", {"threads_max_age_days": 9}),
+        (f"{of_project}/archive", None),
+    ):
+        first = await send_keyed(admin, path, path, body)
+        assert first[0] == 200
+        again = await send_keyed(admin, path, path, body)
+        assert again[1]["idempotent-replayed"] == "true"
+        assert (again[0], again[2]) == (200, first[2])
+        status, _, refusal = await send_keyed(admin, path, path, {"name": "something else"})
+        assert (status, refusal["error"]["code"]) == (400, "idempotency_key_reused")
+
+
+async def test_the_keys_of_the_administration_and_of_projects_are_different(admin: Admin) -> None:
+    _, api_key = await new_key(admin, "proj_default")
+    status, _, _ = await send_keyed(admin, "same", "/organization/projects", {"name": "acme"})
+    assert status == 200
+    status, _, thread = await send_keyed(admin, "same", "/threads", {}, api_key=api_key)
+    assert (status, thread["object"]) == (200, "thread")
+    # Nor does it open the administration to whoever knows it.
+    status, _, refusal = await send_keyed(
+        admin, "same", "/organization/projects", {"name": "acme"}, api_key=api_key
+    )
+    assert (status, refusal["error"]["code"]) == (401, "invalid_api_key")
+
+
+async def test_the_value_of_an_api_key_is_neither_kept_nor_told_again(
+    admin: Admin, database: Database
+) -> None:
+    path = "/organization/projects/proj_default/api_keys"
+    refused = [await send_keyed(admin, "refused", path, {"name": 1}) for _ in range(2)]
+    assert [answer[0] for answer in refused] == [400, 400]
+    assert refused[1][1]["idempotent-replayed"] == "true"
+    status, _, made = await send_keyed(admin, "key", path, {"name": "laptop"})
+    assert status == 200
+    async with database.connection() as connection:
+        found = await connection.execute(
+            "SELECT row_to_json(idempotency_keys)::text, body FROM idempotency_keys"
+            " WHERE status = 200"
+        )
+        [(row, body)] = await found.fetchall()
+    assert made["value"] not in row
+    assert body is None
+    for is_dead in (False, True):
+        if is_dead:  # before it could write down what it had done
+            async with database.connection() as connection:
+                await connection.execute(
+                    "UPDATE idempotency_keys SET status = NULL, found_at = NULL WHERE status = 200"
+                )
+        status, headers, refusal = await send_keyed(admin, "key", path, {"name": "laptop"})
+        assert (status, headers["x-should-retry"]) == (409, "false")
+        assert refusal["error"]["code"] == "idempotent_answer_not_kept"
+        assert f"'{made['id']}'" in refusal["error"]["message"]
+        assert made["value"] not in refusal["error"]["message"]
+    _, listed = await admin.send("GET", "/projects/proj_default/api_keys")
+    assert [one["id"] for one in listed["data"]] == [made["id"]]
+
+
+async def test_a_project_that_a_dead_process_made_is_found(
+    admin: Admin, database: Database
+) -> None:
+    path = "/organization/projects"
+    _, _, made = await send_keyed(admin, "key", path, {"name": "acme"})
+    async with database.connection() as connection:
+        await connection.execute("UPDATE idempotency_keys SET status = NULL, body = NULL")
+    status, headers, found = await send_keyed(admin, "key", path, {"name": "acme"})
+    assert (status, headers["idempotent-replayed"], found) == (200, "true", made)

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from runs.wire import WEATHER, Conversation
+from runs.wire import WEATHER, Conversation, eventually
 from tenants.conftest import Answer, NewTenant, Tenant
 from threadmill.api.rate_limits import shown_duration
 from threadmill.demo.scripted_model import Reply, ScriptedModel, ToolCall
@@ -210,3 +211,34 @@ async def test_a_run_that_goes_on_is_not_stopped_by_the_tokens_it_spends(
 )
 def test_durations_are_written_as_the_original_does(duration_ns: int, shown: str) -> None:
     assert shown_duration(duration_ns) == shown
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/completions", {"prompt": "Once upon a time"}),
+        ("/embeddings", {"input": "word " * 600}),
+    ],
+)
+async def test_models_that_are_asked_directly_spend_the_minutes_tokens_too(
+    tenant: NewTenant, model: ScriptedModel, path: str, asked: Any
+) -> None:
+    usage = {"prompt_tokens": 500, "completion_tokens": 100}
+    model.answer = lambda _: Reply(text="x", usage=usage)
+    one = await tenant(max_tokens_per_minute=200)
+    body = {"model": "scripted", **asked}
+    assert (await one.send("POST", path, body)).status == 200
+    refused: list[Answer] = []
+
+    async def is_refused() -> bool:  # what was used is counted behind the answer
+        refused[:] = [await one.send("POST", path, body)]
+        return refused[0].status == 429
+
+    await eventually(is_refused)
+    assert refused[0].json["error"]["code"] == "rate_limit_exceeded"
+    asked_so_far = len(model.requests)
+    assert (await one.send("POST", path, body)).status == 429
+    assert len(model.requests) == asked_so_far
+    other = await tenant()
+    assert (await other.send("POST", path, body)).status == 200

@@ -130,6 +130,7 @@ async def test_files_go_with_their_bytes_unless_they_are_needed(
         "in an expired store",
         "of an assistant",
         "of a thread",
+        "made by code",
     ):
         made[name] = (await attic.tenant.upload(100)).json["id"]
         if name != "new":
@@ -146,6 +147,9 @@ async def test_files_go_with_their_bytes_unless_they_are_needed(
                 [store_id, made[name], attic.tenant.project_id],
             )
         await connection.execute("UPDATE vector_stores SET expires_at = 1 WHERE id = %s", [gone.id])
+        await connection.execute(
+            "UPDATE files SET purpose = 'assistants_output' WHERE id = %s", [made["made by code"]]
+        )
     await attic.client.beta.assistants.create(
         model="scripted",
         tool_resources={"code_interpreter": {"file_ids": [made["of an assistant"]]}},
@@ -154,7 +158,7 @@ async def test_files_go_with_their_bytes_unless_they_are_needed(
         tool_resources={"code_interpreter": {"file_ids": [made["of a thread"]]}}
     )
     planned = await attic.preview()
-    assert (planned.files.count, planned.files.bytes) == (3, 300)
+    assert (planned.files.count, planned.files.bytes) == (4, 400)
     assert await attic.apply() == planned
     left = {file.id for file in (await attic.client.files.list()).data}
     assert left == {made[name] for name in ("new", "in a store", "of an assistant")}

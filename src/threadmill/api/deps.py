@@ -186,7 +186,7 @@ async def authenticated(request: Request) -> Caller:
     return caller
 
 
-async def _admin(request: Request) -> None:
+async def authenticated_admin(request: Request) -> None:
     """Whoever asks must have the admin key, which opens nothing else; other keys open nothing
     here."""
     keys: Keys = request.app.state.keys
@@ -289,5 +289,5 @@ RuntimeDep = Annotated[Runtime, Depends(_runtime)]
 ExecutorDep = Annotated[Executor, Depends(_executor)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 StreamsDep = Annotated[Streams, Depends(_streams)]
-AdminOnly = Depends(_admin)
+AdminOnly = Depends(authenticated_admin)
 ProjectId = Annotated[str, Depends(_project)]

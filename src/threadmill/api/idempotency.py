@@ -11,6 +11,8 @@ It stands around every route, so that it holds for every POST. Without the heade
    so, the answer is the object as it is now, and else the request is done again, giving out the
    same ids. Nothing is made twice, even if the process was not dead but slow.
 4. Of a stream it is kept which run it told of. Sent again, the request follows that run.
+5. An API key is told once and kept nowhere. Sent again, the request that made it is told which one
+   it made, and no more.
 """
 
 import re
@@ -22,19 +24,25 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from threadmill import ids
-from threadmill.api.deps import authenticated
+from threadmill.api.deps import authenticated, authenticated_admin
 from threadmill.api.fingerprint import Fingerprint, boundary_in
 from threadmill.errors import ApiError, Conflict, InvalidRequest, Unavailable
 from threadmill.runs.executor import Executor
 from threadmill.runtime import Runtime
 from threadmill.store import idempotency
 from threadmill.store.database import Unreachable
+from threadmill.store.projects import DEFAULT_PROJECT_ID
 from threadmill.store.rows import IdempotencyKey
 
 log = structlog.get_logger()
 
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _HEADER = b"idempotency-key"
+# The administration has no project. Its keys stand among those of one, behind what no client sends:
+# a line break.
+_ADMINISTRATION = "/v1/organization/"
+_OF_ADMINISTRATION = "administration\n"
+_MAKES_KEY = re.compile(rf"{_ADMINISTRATION}projects/[^/]+/api_keys")
 _ANSWER_MAX_BYTES = 4 * 1024**2  # what is longer is not kept
 # These say that nothing was done yet, and that the same request may be answered otherwise soon.
 _NOT_KEPT = frozenset({401, 408, 409, 425, 429})
@@ -58,12 +66,12 @@ class Idempotency:
             return
         request = Request(scope, receive)
         try:
-            project_id = (await authenticated(request)).project_id
+            project_id, prefix = await _owner(request)
         except ApiError:  # the route says so too, in the place where errors are rendered
             await self._app(scope, receive, send)
             return
         try:
-            await _Keyed(self._app, request, send, project_id, key).answer()
+            await _Keyed(self._app, request, send, project_id, key, prefix).answer()
         except ApiError as error:
             await _refuse(send, error, should_retry=isinstance(error, Conflict | Unavailable))
 
@@ -77,11 +85,25 @@ def _key_in(scope: Scope) -> str | None:
     return None
 
 
+async def _owner(request: Request) -> tuple[str, str]:
+    """The project that the key is one of, and what is put before it."""
+    if request.scope["path"].startswith(_ADMINISTRATION):
+        await authenticated_admin(request)
+        return DEFAULT_PROJECT_ID, _OF_ADMINISTRATION
+    return (await authenticated(request)).project_id, ""
+
+
 class _Keyed:
     """One request with a key."""
 
     def __init__(
-        self, app: ASGIApp, request: Request, send: Send, project_id: str, key: str
+        self,
+        app: ASGIApp,
+        request: Request,
+        send: Send,
+        project_id: str,
+        key: str,
+        prefix: str,
     ) -> None:
         self._app = app
         self._request = request
@@ -89,6 +111,8 @@ class _Keyed:
         self._send = send
         self._project_id = project_id
         self._key = key
+        self._prefix = prefix
+        self._makes_key = _MAKES_KEY.fullmatch(request.scope["path"]) is not None
         self._runtime: Runtime = request.app.state.runtime
         executor: Executor = request.app.state.worker.executor
         self._worker = executor.name
@@ -125,7 +149,7 @@ class _Keyed:
             row, is_new = await idempotency.claim(
                 connection,
                 self._project_id,
-                self._key,
+                self._prefix + self._key,
                 request=request,
                 fingerprint=None if self._is_form else self._fingerprint.digest(),
                 worker=self._worker,
@@ -240,6 +264,8 @@ class _Keyed:
 
     async def _show(self, place: str) -> None:
         """Answer as a GET of that place would be."""
+        if self._makes_key:
+            raise _told_once(place.rpartition("/")[2])
         path, _, query = place.partition("?")
         scope = {
             **self._request.scope,
@@ -304,6 +330,12 @@ class _Keyed:
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": not self._has_whole_body}
 
+    def place_of_secret(self, row: IdempotencyKey) -> str | None:
+        """What is kept instead of an answer that tells a secret; None: it tells none."""
+        if not self._makes_key or row.status != 200:
+            return None
+        return place_of(self._request.scope["path"], ids.first(row.seed, "key"), row.seed)
+
     def place_of_stream(self, row: IdempotencyKey, first_events: bytes) -> str | None:
         """Where a stream that begins so can be followed again; None if it is of no run."""
         path: str = self._request.scope["path"]
@@ -353,7 +385,9 @@ class _Recorder:
         elif self._size_bytes > _ANSWER_MAX_BYTES:
             await self._settle(message.get("more_body", False))
         elif not message.get("more_body", False):
-            self._row.body = b"".join(self._pieces)
+            self._row.found_at = self._keyed.place_of_secret(self._row)
+            if self._row.found_at is None:
+                self._row.body = b"".join(self._pieces)
             await self._settle(False)
 
     async def _settle(self, more_body: bool) -> None:
@@ -398,6 +432,21 @@ def _in_progress() -> Conflict:
         "A request with this Idempotency-Key is being carried out right now. Try again when it is"
         " done.",
         code="idempotency_key_in_use",
+    )
+
+
+class _ToldOnce(InvalidRequest):
+    """No Conflict, for it does not help to come again."""
+
+    status = 409
+
+
+def _told_once(key_id: str) -> _ToldOnce:
+    return _ToldOnce(
+        f"The first request with this Idempotency-Key made the API key '{key_id}', whose value was"
+        " told in its answer and is not kept. If that answer did not arrive, delete the key, and"
+        " send the request with another Idempotency-Key.",
+        code="idempotent_answer_not_kept",
     )
 
 

@@ -141,7 +141,7 @@ class Filling:
             )
 
     async def _upload(self, filename: str, content: bytes, purpose: str = "assistants") -> str:
-        form = aiohttp.FormData({"purpose": purpose})
+        form = aiohttp.FormData({"purpose": purpose}, quote_fields=False)
         form.add_field("file", content, filename=filename)
         async with self._clients[company.BACK_OFFICE].post("files", data=form) as response:
             return str((await response.json())["id"])

@@ -89,6 +89,7 @@ class ScriptedModel:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         app = web.Application(client_max_size=_REQUEST_MAX_BYTES)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._chat)  # a prompt instead of messages
         app.router.add_post("/v1/embeddings", self._embeddings)
         app.router.add_get("/v1/models", self._models)
         self._stopping = False
@@ -236,9 +237,10 @@ class ScriptedModel:
 
     async def _events(self, body: dict[str, Any], reply: Reply) -> AsyncIterator[bytes]:
         head = self._head(body, "chat.completion.chunk")
+        choice = _choice_of_text if "prompt" in body else _choice
         async for delta in _deltas(reply, self._call_id):
-            yield _event({**head, "choices": [_choice(delta)]})
-        yield _event({**head, "choices": [_choice({}, _finish_reason(reply))]})
+            yield _event({**head, "choices": [choice(delta)]})
+        yield _event({**head, "choices": [choice({}, _finish_reason(reply))]})
         options = body.get("stream_options") or {}
         usage = _usage(body, reply)
         if usage is not None and options.get("include_usage"):
@@ -258,6 +260,8 @@ class ScriptedModel:
                 for call in reply.tool_calls
             ]
         choice = {"index": 0, "message": message, "finish_reason": _finish_reason(reply)}
+        if "prompt" in body:
+            choice = _choice_of_text(message, _finish_reason(reply))
         completion = {**self._head(body, "chat.completion"), "choices": [choice]}
         usage = _usage(body, reply)
         return completion if usage is None else {**completion, "usage": usage}
@@ -265,7 +269,7 @@ class ScriptedModel:
     def _head(self, body: dict[str, Any], kind: str) -> dict[str, Any]:
         return {
             "id": f"chatcmpl-{next(self._ids)}",
-            "object": kind,
+            "object": "text_completion" if "prompt" in body else kind,
             "created": int(time.time()),
             "model": body.get("model", "scripted"),
         }
@@ -318,6 +322,11 @@ def _choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str
     return {"index": 0, "delta": delta, "finish_reason": finish_reason}
 
 
+def _choice_of_text(said: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    text = said.get("content") or ""
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+
 def _event(payload: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(payload) + b"\n\n"
 
@@ -331,7 +340,7 @@ def _usage(body: dict[str, Any], reply: Reply) -> Mapping[str, Any] | None:
         return reply.usage
     said = _joined(reply.text) + _joined(reply.refusal)
     called = "".join(call.name + "".join(_strings(call)) for call in reply.tool_calls)
-    prompt = _tokens(str(body.get("messages", "")))
+    prompt = _tokens(str(body.get("prompt") or body.get("messages", "")))
     completion = _tokens(said + called)
     return {
         "prompt_tokens": prompt,

@@ -57,6 +57,7 @@ class Sandboxes:
         self._queued = 0
         self._is_full = False
         self._freed = asyncio.Event()
+        self._placing = asyncio.Lock()
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._accepts = True
         self._metrics = metrics
@@ -144,7 +145,7 @@ class Sandboxes:
 
     async def stop(self) -> None:
         """Remove what is warm. Sessions are handed over to the processes that go on; if there are
-        none, they end."""
+        none, they end. Who stops is no longer counted among the living."""
         self._accepts = False
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_MAX_S):
@@ -153,12 +154,8 @@ class Sandboxes:
                 await asyncio.gather(*(self._break_off(session) for session in list(self._held)))
                 warm, self._warm = list(self._warm), deque()
                 await asyncio.gather(*(self._end(session) for session in warm))
-                async with self._database.connection() as connection:
-                    if await sandboxes.living(connection, self._me):
-                        await sandboxes.hand_over(connection, self._me)
-                        ended = []
-                    else:
-                        ended = await sandboxes.end_all(connection, self._me)
+                async with self._database.transaction() as connection:
+                    ended = await sandboxes.leave(connection, self._me)
                 await self._remove_all(ended)
         self.close()
 
@@ -375,32 +372,42 @@ class Sandboxes:
                     await self._freed.wait()
 
     async def _place(self, role: str) -> tuple[Engine, str] | None:
-        """Create a container where there are fewest; None: all are full. Two processes that do so
-        at once may go one over the limit."""
+        """Create a container where there are fewest; None: all are full."""
         engines = await self._engines.usable()
         counts = await asyncio.gather(*(self._count(engine) for engine in engines))
         for count, engine in sorted(zip(counts, engines, strict=True), key=lambda pair: pair[0]):
-            if count == math.inf:
-                continue
-            if count >= self._settings.sandbox_max_sessions:
-                return None
-            name = f"threadmill-{os.urandom(12).hex()}"
-            self._mine.add(name)
-            creating = asyncio.ensure_future(engine.create(name, role))
-            try:
+            if count < self._settings.sandbox_max_sessions:
+                name = f"threadmill-{os.urandom(12).hex()}"
+                if await self._create(engine, name, role):
+                    return engine, name
+        if await self._engines.usable() == engines:
+            return None
+        return await self._place(role)  # raises when nobody is left
+
+    async def _create(self, engine: Engine, name: str, role: str) -> bool:
+        """False: the engine was filled meanwhile, or does not answer."""
+        creating: asyncio.Future[None] | None = None
+        try:
+            # Nobody else may create what we have not counted. The transaction is open while the
+            # engine works, some 0.1 s; of all that wait here only one takes a connection for it.
+            async with self._placing, self._database.transaction() as connection:
+                await sandboxes.lock_engine(connection, engine.id)
+                if await self._count(engine) >= self._settings.sandbox_max_sessions:
+                    return False
+                self._mine.add(name)
+                creating = asyncio.ensure_future(engine.create(name, role))
                 await asyncio.shield(creating)
-                return engine, name
-            except EngineAway as fault:
+                return True
+        except BaseException as fault:
+            if creating is not None:
                 self._spawn(self._remove_created(creating, engine, name))
+            if isinstance(fault, EngineAway):
                 await self._engines.lose(engine, fault)
-            except ContainerFault as fault:
-                self._mine.discard(name)
+                return False
+            if isinstance(fault, ContainerFault):
                 self._metrics.sandbox_started("failed")
                 raise _not_started(fault) from fault
-            except BaseException:
-                self._spawn(self._remove_created(creating, engine, name))
-                raise
-        return await self._place(role)  # raises when nobody is left
+            raise
 
     async def _count(self, engine: Engine) -> float:
         try:

@@ -27,6 +27,11 @@ NoConnectionFree = PoolTimeout  # nothing was sent
 _ACQUIRE_TIMEOUT_S = 10.0
 
 
+def is_not_a_url(fault: DatabaseError) -> bool:
+    """Whether the URL of the database is what is wrong; the words repeat it, password and all."""
+    return isinstance(fault, psycopg.ProgrammingError) and fault.sqlstate is None
+
+
 class Database:
     def __init__(self, url: str, *, max_connections: int = 20) -> None:
         self.url = url

@@ -146,6 +146,8 @@ MADE_BY = {
     "vector_stores": ("vs", "vector_stores"),
     "file_batches": ("vsfb", "file_batches"),
     "webhook_endpoints": ("wh", "webhook_endpoints"),
+    "projects": ("proj", "projects"),
+    "api_keys": ("key", "api_keys"),
 }
 
 

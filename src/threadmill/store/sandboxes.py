@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from threadmill.store import query
+from threadmill.store import query, workers
 from threadmill.store.database import Connection
 
 
@@ -32,6 +32,7 @@ class Placed(msgspec.Struct):
     engine_id: str
 
 
+_LEAVING = 6_120_558_201  # an advisory lock's number
 _OWNER_LIVES = "EXISTS (SELECT FROM workers WHERE workers.id = owner AND lease_until > now())"
 _HELD = (
     "kept.thread_id, kept.container, kept.engine_id, kept.holds,"
@@ -48,6 +49,13 @@ async def installation(connection: Connection) -> str:
         {},
     )
     return found
+
+
+async def lock_engine(connection: Connection, engine_id: str) -> None:
+    """Until the transaction ends, whoever else makes a container there waits here."""
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 5))", [f"containers of {engine_id}"]
+    )
 
 
 async def claim(connection: Connection, thread_id: str, me: str) -> Held | None:
@@ -214,17 +222,22 @@ async def living(connection: Connection, me: str) -> set[str]:
     return {str(row[0]) for row in await cursor.fetchall()}
 
 
-async def hand_over(connection: Connection, me: str) -> None:
-    """This process stops: its sessions are anybody's."""
-    await query.execute(
-        connection,
-        "UPDATE sandbox_sessions SET owner = NULL, is_held = false WHERE owner = %(me)s",
-        {"me": me},
-    )
+async def leave(connection: Connection, me: str) -> list[Placed]:
+    """This process stops: its sessions are anybody's, and the last one to stop ends them all. From
+    here on `me` does not live. In a transaction.
 
-
-async def end_all(connection: Connection, me: str) -> list[Placed]:
-    """The last process stops: nobody is there to whom sessions could be handed over."""
+    One after the other: of several that stop together, each would otherwise see the others living,
+    and leave its sessions to processes that are about to be gone.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LEAVING])
+    await workers.remove(connection, me)
+    if await living(connection, me):
+        await query.execute(
+            connection,
+            "UPDATE sandbox_sessions SET owner = NULL, is_held = false WHERE owner = %(me)s",
+            {"me": me},
+        )
+        return []
     return await query.many(
         connection,
         Placed,
