@@ -180,7 +180,7 @@ async def test_without_any_key_this_machine_may_look(serve: Serve) -> None:
     async with serve() as server, aiohttp.ClientSession() as session:
         for path in ("/", "/ui", "/ui/", "/ui/sign-in"):
             async with session.get(server.address + path) as answer:
-                assert (answer.status, answer.url.path) == (200, "/ui/threads")
+                assert (answer.status, answer.url.path) == (200, "/ui/")
         async with session.get(
             f"{server.address}/ui/threads", headers={"Host": "rebind.example"}
         ) as answer:

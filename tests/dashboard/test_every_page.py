@@ -171,7 +171,7 @@ async def test_no_page_runs_or_fetches_what_others_wrote(
     words of an upstream."""
     async with look(color_scheme=scheme) as page:
         for address in project.addresses:
-            await page.goto(address, wait_until="networkidle")
+            await _go(page, address)
             await _open_everything(page)
             assert await page.evaluate("window.pwned") is None, address
             foreign = "iframe, base, object, embed, [hx-get^=http], [onerror], [onload]"
@@ -188,7 +188,7 @@ async def test_axe_finds_nothing(project: Project, look: Open, scheme: str) -> N
     found: dict[str, str] = {}  # the address of one page where it is, by what is wrong
     async with look(color_scheme=scheme, bypass_csp=True) as page:
         for address in project.addresses:
-            await page.goto(address, wait_until="networkidle")
+            await _go(page, address)
             await _open_everything(page)
             await page.add_script_tag(path=axe.SCRIPT)
             for violation in await page.evaluate("axe.run().then((result) => result.violations)"):
@@ -202,7 +202,7 @@ async def test_axe_finds_nothing(project: Project, look: Open, scheme: str) -> N
 async def test_whatever_has_the_focus_is_seen(project: Project, look: Open) -> None:
     async with look() as page:
         for address in project.addresses:
-            await page.goto(address, wait_until="networkidle")
+            await _go(page, address)
             seen = 0
             for _ in range(40):
                 await page.keyboard.press("Tab")
@@ -215,6 +215,15 @@ async def test_whatever_has_the_focus_is_seen(project: Project, look: Open) -> N
                 assert focused["outline"] != "none", (address, focused)
                 seen += 1
             assert seen, address
+
+
+async def _go(page: Page, address: str) -> None:
+    """And wait for what the page fetches by itself. Where it is followed, the network is never
+    idle."""
+    await page.goto(address)
+    await expect(page.locator(".htmx-request:not([hx-sse\\:connect])")).to_have_count(
+        0, timeout=30_000
+    )
 
 
 _FOCUSED = """() => {
