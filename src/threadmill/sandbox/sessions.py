@@ -57,7 +57,6 @@ class Sandboxes:
         self._queued = 0
         self._is_full = False
         self._freed = asyncio.Event()
-        self._placing = asyncio.Lock()
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._accepts = True
         self._metrics = metrics
@@ -388,9 +387,9 @@ class Sandboxes:
         """False: the engine was filled meanwhile, or does not answer."""
         creating: asyncio.Future[None] | None = None
         try:
-            # Nobody else may create what we have not counted. The transaction is open while the
-            # engine works, some 0.1 s; of all that wait here only one takes a connection for it.
-            async with self._placing, self._database.transaction() as connection:
+            # Nobody else may create what we have not counted. It is open while the engine works,
+            # some 0.1 s, but has written nothing that anybody would wait for.
+            async with self._database.transaction() as connection:
                 await sandboxes.lock_engine(connection, engine.id)
                 if await self._count(engine) >= self._settings.sandbox_max_sessions:
                     return False
