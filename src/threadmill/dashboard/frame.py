@@ -71,6 +71,7 @@ class Frame:
             is_admin=is_admin,
             sections=_ADMIN_SECTIONS if is_admin else SECTIONS,
             path=request.url.path,
+            is_for_part="hx-request" in request.headers,
             **values,
         )
         return HTMLResponse(html, status)
