@@ -11,6 +11,7 @@ from threadmill.schemas.requests import CreateAssistant
 
 Json = dict[str, Any]
 
+_REPEATED_MAX_CHARACTERS = 1000
 JSON_SCHEMA = '{"type":"json_schema"}'  # among the formats of an answer
 
 
@@ -42,10 +43,11 @@ def choices(tools: list[Json]) -> list[tuple[str, str | Json]]:
 
 
 def example(arguments: str) -> str:
-    """Of an output: what was asked, and a result."""
+    """Of an output: what was asked, if that is short, and a result."""
     asked: Any = None
-    with suppress(orjson.JSONDecodeError):
-        asked = orjson.loads(arguments)
+    if len(arguments) <= _REPEATED_MAX_CHARACTERS:
+        with suppress(orjson.JSONDecodeError):
+            asked = orjson.loads(arguments)
     told = asked if isinstance(asked, dict) else {}
     return orjson.dumps(told | {"result": "ok"}).decode()
 
