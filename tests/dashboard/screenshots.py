@@ -42,7 +42,7 @@ async def run(page: Page) -> None:
 async def playground(page: Page) -> None:
     """A question that the stand-in answers with a search."""
     await page.goto("/ui/playground")
-    await page.get_by_label("Assistant").first.select_option(label="Support")
+    await page.locator("[name=assistant]").select_option(label="Support")
     await page.get_by_role("textbox", name="Message").fill("What about parcels to Switzerland?")
     await page.keyboard.press("Control+Enter")
     await page.get_by_text("To Switzerland we do not deliver").first.wait_for()

@@ -75,7 +75,7 @@ async def test_it_opens_with_the_assistant_that_answered_last(desk: Desk) -> Non
         ("", ""),
         (json.dumps(WEATHER), "1 function: get_weather"),
         (json.dumps([{"type": "function", "function": WEATHER}]), "1 function: get_weather"),
-        ("[{]", "no JSON"),
+        ("[{]", "not JSON"),
         ('{"name": "a b"}', "Invalid"),
         ("[1]", "expected an object"),
         (json.dumps([WEATHER, WEATHER]), "Function names must be unique."),

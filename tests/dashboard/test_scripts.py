@@ -60,7 +60,7 @@ def test_all_scripts_and_styles_are_small() -> None:
     assert sum(map(len, scripts)) <= 60_000
     assert sum(len(gzip.compress(script)) for script in scripts) <= 25_000
     assert (STATIC / "app.js").stat().st_size <= 12_000
-    assert (STATIC / "playground.js").stat().st_size <= 12_000
+    assert (STATIC / "playground.js").stat().st_size <= 13_000
     assert (STATIC / "app.css").stat().st_size <= 20_000
 
 

@@ -6,6 +6,7 @@ import msgspec
 import orjson
 
 from threadmill.dashboard.forms import Form
+from threadmill.dashboard.functions import definition, read
 from threadmill.errors import InvalidRequest
 from threadmill.schemas.parse import parse, refuse_unstorable
 from threadmill.schemas.requests import Function, ModifyAssistant
@@ -42,7 +43,6 @@ class Draft(msgspec.Struct, kw_only=True):
 
 
 _TEXTS = [field.name for field in msgspec.structs.fields(Draft) if field.type is str]
-_OF_A_TOOL = {"type", "function"}
 _OF_SEARCH = ("max_num_results", "ranker", "score_threshold", "embedding_weight", "text_weight")
 _OF_TOOLS = ("code_interpreter", "file_search", "functions", *_OF_SEARCH)
 _PLAIN = ("name", "description", "instructions", "reasoning_effort")
@@ -176,7 +176,7 @@ def place(error: InvalidRequest, draft: Draft) -> dict[str, str]:
 def fault_of_function(text: str) -> str | None:
     """What the API would say of it."""
     try:
-        function = _function(text)
+        function = definition(read(text))
         if not isinstance(function, dict):
             return 'A function is an object that begins so: {"name": ...'
         parse(Function, orjson.dumps(function))
@@ -208,7 +208,7 @@ def _tools(draft: Draft) -> list[Json]:
         tools.append({"type": "code_interpreter"})
     if draft.file_search:
         tools.append({"type": "file_search", "file_search": _search(draft)})
-    functions = (_function(text) for text in draft.functions)
+    functions = (definition(read(text)) for text in draft.functions)
     return [*tools, *({"type": "function", "function": one} for one in functions)]
 
 
@@ -225,27 +225,10 @@ def _search(draft: Draft) -> Json:
     }
 
 
-def _function(text: str) -> Any:
-    """A definition, or a whole tool as it stands in somebody's code."""
-    sent = _json(text)
-    if isinstance(sent, dict) and sent.get("type") == "function" and set(sent) <= _OF_A_TOOL:
-        return sent.get("function")
-    return sent
-
-
 def _format(text: str) -> Any:
     if text.strip() in ("", "auto"):
         return "auto"
-    return _json(text)
-
-
-def _json(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(
-            f"That is not JSON. Line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from None
+    return read(text)
 
 
 def _number(text: str) -> Any:

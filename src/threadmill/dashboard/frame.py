@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
-from threadmill.dashboard import attributes, program
+from threadmill.dashboard import attributes, functions, program
 from threadmill.dashboard.assets import Assets
 from threadmill.dashboard.session import Administrator
 
@@ -54,6 +54,7 @@ class Frame:
             "size": _size,
             "json": _json,
             "cut": _cut,
+            "example": functions.example,
             "attribute": attributes.write,
             "python": program.python,
             "javascript": program.javascript,
@@ -71,7 +72,7 @@ class Frame:
             is_admin=is_admin,
             sections=_ADMIN_SECTIONS if is_admin else SECTIONS,
             path=request.url.path,
-            is_fetched="hx-request" in request.headers,
+            is_for_part="hx-request" in request.headers,
             **values,
         )
         return HTMLResponse(html, status)

@@ -11,6 +11,8 @@ from threadmill.schemas.requests import CreateAssistant
 
 Json = dict[str, Any]
 
+_OF_A_TOOL = {"type", "function"}
+_REPEATED_MAX_CHARACTERS = 1000
 JSON_SCHEMA = '{"type":"json_schema"}'  # among the formats of an answer
 
 
@@ -18,7 +20,7 @@ def check(functions: str, response_format: str, schema: str) -> list[str]:
     """Their names. Raises InvalidRequest, as the API would of the assistant."""
     wanted: Json = {"model": "any", "tools": _tools(functions)}
     if response_format == JSON_SCHEMA:
-        described = _json(schema, "The schema of the answer")
+        described = read(schema, "The schema of the answer")
         wanted["response_format"] = {"type": "json_schema", "json_schema": described}
     parse(CreateAssistant, orjson.dumps(wanted))
     return [tool["function"]["name"] for tool in wanted["tools"]]
@@ -42,27 +44,36 @@ def choices(tools: list[Json]) -> list[tuple[str, str | Json]]:
 
 
 def example(arguments: str) -> str:
-    """Of an output: what was asked, and a result."""
+    """Of an output: what was asked, if that is short, and a result."""
     asked: Any = None
-    with suppress(orjson.JSONDecodeError):
-        asked = orjson.loads(arguments)
+    if len(arguments) <= _REPEATED_MAX_CHARACTERS:
+        with suppress(orjson.JSONDecodeError):
+            asked = orjson.loads(arguments)
     told = asked if isinstance(asked, dict) else {}
     return orjson.dumps(told | {"result": "ok"}).decode()
 
 
-def _tools(functions: str) -> list[Json]:
-    """As the script makes them: alone or in a list, with or without the tool around each."""
-    given = _json(functions.strip() or "[]", "The functions")
-    return [
-        one
-        if isinstance(one, dict) and "function" in one
-        else {"type": "function", "function": one}
-        for one in (given if isinstance(given, list) else [given])
-    ]
-
-
-def _json(text: str, what: str) -> Any:
+def read(text: str, what: str = "That") -> Any:
+    """JSON as somebody typed it. Raises InvalidRequest."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"{what}: no JSON, {error.msg} in line {error.lineno}.") from None
+        raise InvalidRequest(
+            f"{what} is not JSON. Line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from None
+
+
+def definition(sent: Any) -> Any:
+    """Of a function that may stand there as a whole tool, as it does in somebody's code."""
+    if isinstance(sent, dict) and sent.get("type") == "function" and set(sent) <= _OF_A_TOOL:
+        return sent.get("function")
+    return sent
+
+
+def _tools(functions: str) -> list[Json]:
+    """Of one function or a list of them."""
+    given = read(functions.strip() or "[]", "What stands here")
+    return [
+        {"type": "function", "function": definition(one)}
+        for one in (given if isinstance(given, list) else [given])
+    ]

@@ -81,8 +81,7 @@ async def show_calls(request: Request, viewer: ViewerDep, run_id: str) -> Respon
         raise not_found("run", run_id)
     action = found[0].required_action
     calls = action["submit_tool_outputs"]["tool_calls"] if action else []
-    told = [call | {"example": functions.example(call["function"]["arguments"])} for call in calls]
-    return show(request, "playground_calls.html", calls=told)
+    return show(request, "playground_calls.html", calls=calls)
 
 
 @router.post("/check")

@@ -97,3 +97,6 @@ document.addEventListener("htmx:after:sse:connection", ({ detail }) => {
   detail.connection.abortController = null; // or closing it makes an error
   setTimeout(() => document.hidden && document.dispatchEvent(new Event("visibilitychange")), 99);
 });
+
+// In a small window the sections are one row, of which a part is seen.
+document.querySelector(".side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });

@@ -45,9 +45,9 @@ const get = async (path, body) => (await ask(path, body)).json();
 
 // Lines may be cut anywhere between two reads.
 async function* events(answer) {
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const [reader, decoder] = [answer.body.getReader(), new TextDecoder()];
   for (let rest = "", event = {}, read; !(read = await reader.read()).done;) {
-    const lines = (rest + read.value).split(/\r?\n/);
+    const lines = (rest + decoder.decode(read.value, { stream: true })).split(/\r?\n/);
     rest = lines.pop();
     for (const one of lines) {
       if (!one && event.data) yield event;
@@ -61,13 +61,13 @@ async function* events(answer) {
 // To the end of what a request streams. If it breaks, behind the last event that came.
 async function listen(seat, path, body) {
   Object.assign(seat, { isLive: true, since: performance.now(), count: 0, first: "" });
-  update();
+  let asked = ask(path, body);
   try {
     const shown = path.replace(/(thread|run)_\w+/g, "$1_…");
     note(seat, 0, `${body ? "POST" : "GET"} ${shown}`, JSON.stringify(body));
     for (let tries = 0; ; tries += 1) {
       try {
-        for await (const event of events(await ask(path, body))) {
+        for await (const event of events(await asked)) {
           if (event.event !== "error") tries = 0;
           hear(seat, event);
           if (event.event === "done") return;
@@ -76,13 +76,13 @@ async function listen(seat, path, body) {
         if (error.isFinal || tries > 5 || !seat.run.id) throw error;
       }
       await new Promise((resolve) => setTimeout(resolve, 200 * 2 ** tries));
-      [path, body] = [`${pathOf(seat)}/events?after=${seat.last}`];
+      asked = ask(`${pathOf(seat)}/events?after=${seat.last}`);
     }
   } catch (error) {
     tell(error);
   } finally {
     seat.isLive = false;
-    update();
+    flush();
     for (const id of seat.made) showMessage(seat, id);
   }
 }
@@ -98,12 +98,19 @@ function hear(seat, { id, event, data }) {
   note(seat, ms, event, `${id} ${data}`);
 }
 
+// What was said is shown at once. The wire follows ten times a second: drawing it takes longer than
+// an answer takes to come.
+const waiting = [];
 function note(seat, ms, name, data) {
+  if (waiting.push([seat.place.id, ms, name, data]) === 1) setTimeout(flush, 100);
+}
+
+function flush() {
   const wire = byId("wire");
-  const row = a("event", { span: `${ms.toFixed(0)} ms`, code: name, pre: data });
-  row.className = seat.place.id;
-  wire.append(row);
-  if (wire.childElementCount > 3000) wire.firstElementChild.remove();
+  wire.append(...waiting.splice(0).map(([className, ms, code, pre]) =>
+    Object.assign(a("event", { span: `${ms.toFixed(0)} ms`, code, pre }), { className })));
+  while (wire.childElementCount > 3000) wire.firstElementChild.remove();
+  update();
 }
 
 const heard = {
@@ -197,7 +204,8 @@ async function send() {
   const told = fields(options);
   const { name, ...over } = described();
   const tools = over.tools.filter((one) => !one.function).map(({ type }) => ({ type }));
-  const files = await Promise.all([...byId("chosen").children].map((one) => one.file));
+  const rows = [...byId("chosen").children];
+  const files = await Promise.all(rows.map((one) => one.file));
   const text = say.text.value.trim();
   const [parts, attachments] = [text ? [{ type: "text", text }] : [], []];
   for (const { id, purpose } of files) {
@@ -231,15 +239,23 @@ async function send() {
   }
   await Promise.all((second ? seats : [one]).map(async (seat) => {
     seat.thread ??= (await get("/threads", {})).id;
+    seat.run = {};
+    remember();
     if (message) {
       await seat.shown;
-      const { id } = await get(`/threads/${seat.thread}/messages`, message);
-      seat.made = [line(seat, "message", id, { b: "user", p: text }).id]; // shown whole when there is time
+      const sent = get(`/threads/${seat.thread}/messages`, message);
+      const said = line(seat, "message", "", { b: "user", p: text }); // shown whole when there is time
+      say.text.value = "";
+      byId("chosen").replaceChildren();
+      try {
+        seat.made = [said.id = (await sent).id];
+      } catch (error) {
+        said.remove();
+        say.text.value ||= text;
+        byId("chosen").append(...rows);
+        throw error;
+      }
     }
-    say.text.value = "";
-    byId("chosen").replaceChildren();
-    remember();
-    seat.run = {};
     await listen(seat, `/threads/${seat.thread}/runs`, seat === two ? { ...run, model: second } : run);
   }));
 }
