@@ -158,8 +158,8 @@ _SPOKEN = (
 def _put_long_run(connection: psycopg.Connection[Any]) -> None:
     """One more of a new thread, with a function called in each of its turns."""
     connection.execute(
-        "INSERT INTO runs SELECT (jsonb_populate_record(last, jsonb_build_object('id', %s::text,"
-        " 'seq', last.seq + 1, 'turns', %s::int))).*"
+        "INSERT INTO runs SELECT (jsonb_populate_record(NULL::runs, to_jsonb(last)"
+        " || jsonb_build_object('id', %s::text, 'seq', last.seq + 1, 'turns', %s::int))).*"
         " FROM (SELECT * FROM runs WHERE status = 'completed' ORDER BY seq DESC LIMIT 1) AS last",
         [LONG_RUN, LONG_RUN_TURNS],
     )
