@@ -87,9 +87,10 @@ async def weight(stage: Stage, size: _Size) -> list[Figure]:
         raise Refused("The scripts are not there: install the project first.")
     own = sum(len(body) for address, body in scripts.items() if _OWN_SCRIPT.search(address))
     return [
-        _kilobytes("JavaScript", sum(map(len, scripts.values())), 60),
+        _kilobytes(
+            "JavaScript", sum(map(len, scripts.values())), 60, beside=f"{own / 1000:.1f} kB our own"
+        ),
         _kilobytes("the same, gzipped", sum(map(len, map(gzip.compress, scripts.values()))), 25),
-        _kilobytes("of it our own", own, 12),
         _kilobytes(
             "styles", sum(len(one) for name, one in loaded.items() if name.endswith(".css")), 20
         ),
