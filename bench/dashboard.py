@@ -200,6 +200,7 @@ async def _search_figures(server: Server, size: _Size) -> list[Figure]:
         "two common words and a user": f"{million.COMMON_WORD}+where+user:{million.USER}",
     }
     addresses = {name: f"/ui/threads?q={query}" for name, query in searches.items()}
+    addresses["a part of an assistant's name"] = "/ui/assistants?q=t+9999"
     return [
         Figure(
             f"search: {name}, the longest",
