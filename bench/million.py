@@ -13,6 +13,7 @@ from threadmill.store import migrate
 
 PROJECT = "proj_default"
 RARE_WORD, COMMON_WORD, THREE_WORDS = "xylophone", "please", "w17 w119 please"
+OLD_WORD = "formerly"  # in each message of the older half, in none of the newer
 USER = "u123"
 LONG_RUN = "run_" + "5" * 24
 LONG_RUN_TURNS = 50
@@ -88,11 +89,12 @@ _STATUS = (
     "CASE WHEN n %% 100 = 7 THEN 'failed' WHEN n %% 200 = 11 THEN 'cancelled'"
     " WHEN n %% 1000 = 13 THEN 'expired' ELSE 'completed' END"
 )
-# Words by their frequency: one in two of three messages, three of five thousand in each, and one
-# in seven messages of the million.
+# Words by frequency: one in two of three messages, one in all old ones, three of five thousand
+# in each, and one in seven messages of the million.
 _TEXT = (
     "CASE WHEN n %% 3 > 0 THEN 'Where is it, please? ' ELSE 'Where is it? ' END"
     " || 'order' || n || ' w' || n %% 5000 || ' w' || (n * 7) %% 4999 || ' w' || (n * 13) %% 4987"
+    f" || CASE WHEN n < %(threads)s / 2 THEN ' {OLD_WORD}' ELSE '' END"
     f" || CASE WHEN n %% (%(threads)s / 7) = 3 THEN ' {RARE_WORD}' ELSE '' END"
 )
 _SERIES = "FROM generate_series(1, %(threads)s) AS n"
