@@ -12,29 +12,19 @@ from bench import profiled, table
 from bench.figures import FULL, QUICK, SCENES, Figure, Size
 from bench.stage import open_stage
 
-_PROFILED_FUNCTIONS = 30
-
 
 def main() -> int:
     options = _options()
     load, size = os.getloadavg()[0], QUICK if options.quick else FULL
     figures = uvloop.run(_measure(options.only or list(SCENES), size, options.profile))
     if options.profile is not None:
-        _print_profile(options.profile)
+        profiled.show(options.profile)
         return 0
     printed = table.rendered(figures)
     print(f"{table.machine(load)}\n\n{printed}")
     if options.write:
         table.write(printed, table.machine(load))
     return int(any(figure.share is not None and figure.share > 1 for figure in figures))
-
-
-def _print_profile(path: Path) -> None:
-    own, with_called, samples = profiled.read(path)
-    for title, found in (("in it", own), ("in it and in what it calls", with_called)):
-        print(f"\n% of {samples} samples {title}")
-        for function, count in found.most_common(_PROFILED_FUNCTIONS):
-            print(f"{100 * count / samples:6.1f}  {function}")
 
 
 async def _measure(names: list[str], size: Size, profile: Path | None) -> list[Figure]:

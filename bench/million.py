@@ -1,5 +1,6 @@
 """A database in which a million threads are, put in by SQL, for `bench.dashboard`."""
 
+import time
 import zlib
 from typing import Any
 
@@ -12,10 +13,15 @@ from threadmill.store import migrate
 
 PROJECT = "proj_default"
 RARE_WORD, COMMON_WORD, THREE_WORDS = "xylophone", "please", "w17 w119 please"
+OLD_WORD = "formerly"  # in each message of the older half, in none of the newer
 USER = "u123"
 LONG_RUN = "run_" + "5" * 24
 LONG_RUN_TURNS = 50
 PROMPT_BYTES = 2_000_000  # of each of its turns
+WAITING = 200  # runs of the newest threads, each for its client's functions
+SPOKEN = 2000  # newest runs whose turns are kept
+OTHERS = 100_000  # assistants, vector stores, files
+LARGE_STORES, LARGE_STORE_FILES = 50, 1000  # the newest, so that they are on the first page
 
 
 def new_database(stage: Stage, threads: int) -> str:
@@ -32,12 +38,38 @@ def new_database(stage: Stage, threads: int) -> str:
         connection.execute("SET maintenance_work_mem = '512MB'")
         words = _one(connection, "SELECT pg_get_indexdef('messages_words_idx'::regclass)")
         connection.execute("DROP INDEX messages_words_idx")
+        values = {"threads": threads, "project": PROJECT, "others": OTHERS, "waiting": WAITING}
+        values |= {"large": LARGE_STORES, "files": LARGE_STORE_FILES, "spoken": SPOKEN}
         for statement in _STATEMENTS:
-            connection.execute(statement, {"threads": threads, "project": PROJECT, "user": USER})
+            connection.execute(statement, values)
         connection.execute(words)
+        spoken = {"record": Jsonb(_record(1)), "spoken": SPOKEN}
+        connection.execute(_SPOKEN, spoken)
         _put_long_run(connection)
         connection.execute("VACUUM ANALYZE")
     return url
+
+
+def copy_of(stage: Stage) -> str:
+    """Another database with the same in it: its URL. Nobody may be connected to the first."""
+    with psycopg.connect(stage.database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE million_too TEMPLATE million STRATEGY FILE_COPY")
+    return stage.database_url.replace("/threadmill?", "/million_too?")
+
+
+def wait_until_without_words(url: str) -> None:
+    """A server that is not to search texts drops the index when it has begun."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        while _one(connection, "SELECT to_regclass('messages_words_idx')") is not None:
+            time.sleep(0.1)
+
+
+def merge_words(url: str) -> float:
+    """What was put in goes into the index itself, as it does now and then: the seconds it takes."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        began = time.monotonic()
+        connection.execute("SELECT gin_clean_pending_list('messages_words_idx')")
+        return time.monotonic() - began
 
 
 def thread_id(number: int) -> str:
@@ -57,11 +89,12 @@ _STATUS = (
     "CASE WHEN n %% 100 = 7 THEN 'failed' WHEN n %% 200 = 11 THEN 'cancelled'"
     " WHEN n %% 1000 = 13 THEN 'expired' ELSE 'completed' END"
 )
-# Words by their frequency: one in two of three messages, three of five thousand in each, and one
-# in seven messages of the million.
+# Words by frequency: one in two of three messages, one in all old ones, three of five thousand
+# in each, and one in seven messages of the million.
 _TEXT = (
     "CASE WHEN n %% 3 > 0 THEN 'Where is it, please? ' ELSE 'Where is it? ' END"
     " || 'order' || n || ' w' || n %% 5000 || ' w' || (n * 7) %% 4999 || ' w' || (n * 13) %% 4987"
+    f" || CASE WHEN n < %(threads)s / 2 THEN ' {OLD_WORD}' ELSE '' END"
     f" || CASE WHEN n %% (%(threads)s / 7) = 3 THEN ' {RARE_WORD}' ELSE '' END"
 )
 _SERIES = "FROM generate_series(1, %(threads)s) AS n"
@@ -69,7 +102,8 @@ _SERIES = "FROM generate_series(1, %(threads)s) AS n"
 _STATEMENTS = (
     "INSERT INTO assistants (id, project_id, created_at, name, model, tools, tool_resources,"
     " response_format) SELECT 'asst_' || lpad(n::text, 24, '0'), %(project)s, 1, 'Assistant ' || n,"
-    " 'words-10', '[]', '{}', '\"auto\"' FROM generate_series(1, 2000) AS n",
+    " 'words-10', '[{\"type\": \"file_search\"}]', '{}', '\"auto\"'"
+    " FROM generate_series(1, %(others)s) AS n",
     "INSERT INTO threads (id, project_id, created_at, metadata, tool_resources, last_run_status,"
     f" active_at, first_user_text) SELECT 'thread_' || lpad(n::text, 24, '0'), %(project)s, {_AT},"
     " jsonb_build_object('user', 'u' || n %% 50000, 'channel', CASE WHEN n %% 3 = 0 THEN 'web'"
@@ -100,23 +134,35 @@ _STATEMENTS = (
     " generate_series(0, 7) AS shard",
     "INSERT INTO files (id, project_id, created_at, filename, purpose, bytes, sha256)"
     " SELECT 'file-' || lpad(n::text, 24, '0'), %(project)s, 1, 'file ' || n || '.md',"
-    " 'assistants', 1000, sha256(n::text::bytea) FROM generate_series(1, 100000) AS n",
+    " 'assistants', 1000, sha256(n::text::bytea) FROM generate_series(1, %(others)s) AS n",
     "INSERT INTO vector_stores (id, project_id, created_at, name, last_active_at, search)"
     " SELECT 'vs_' || lpad(n::text, 24, '0'), %(project)s, 1, 'Store ' || n, 1, '{}'"
-    " FROM generate_series(1, 2000) AS n",
+    " FROM generate_series(1, %(others)s) AS n",
     "INSERT INTO vector_store_files (vector_store_id, id, project_id, created_at, status,"
     " chunking_strategy, usage_bytes, chunk_count)"
-    " SELECT 'vs_' || lpad((n %% 2000 + 1)::text, 24, '0'), 'file-' || lpad(n::text, 24, '0'),"
-    " %(project)s, 1, 'completed', '{\"type\": \"auto\"}', 4000, 2"
-    " FROM generate_series(1, 100000) AS n",
+    " SELECT 'vs_' || lpad((%(others)s - store + 1)::text, 24, '0'),"
+    " 'file-' || lpad(n::text, 24, '0'), %(project)s, 1, 'completed', '{\"type\": \"auto\"}',"
+    " 4000, 2 FROM generate_series(1, %(large)s) AS store, generate_series(1, %(files)s) AS n",
+    "WITH waiting AS (UPDATE runs SET status = 'requires_action', required_action = '{}',"
+    " completed_at = NULL, cancelled_at = NULL, failed_at = NULL, last_error = NULL,"
+    f" expires_at = {_NOW} + 86400 WHERE id IN (SELECT id FROM runs ORDER BY seq DESC"
+    " LIMIT %(waiting)s) RETURNING id, thread_id)"
+    " UPDATE threads SET active_run_id = waiting.id FROM waiting WHERE threads.id = thread_id",
+)
+
+_SPOKEN = (
+    "INSERT INTO turns (run_id, turn, record) SELECT id, 1, %(record)s || jsonb_build_object("
+    "'queued_at', queued_at, 'first_chunk_at', queued_at + 0.4 + random())"
+    " FROM runs ORDER BY seq DESC LIMIT %(spoken)s"
 )
 
 
 def _put_long_run(connection: psycopg.Connection[Any]) -> None:
-    """The newest thread's run, with a function called in each of its turns."""
+    """One more of a new thread, with a function called in each of its turns."""
     connection.execute(
-        "INSERT INTO runs SELECT (jsonb_populate_record(r, jsonb_build_object('id', %s::text,"
-        " 'seq', r.seq + 1, 'turns', %s::int))).* FROM runs AS r ORDER BY seq DESC LIMIT 1",
+        "INSERT INTO runs SELECT (jsonb_populate_record(NULL::runs, to_jsonb(last)"
+        " || jsonb_build_object('id', %s::text, 'seq', last.seq + 1, 'turns', %s::int))).*"
+        " FROM (SELECT * FROM runs WHERE status = 'completed' ORDER BY seq DESC LIMIT 1) AS last",
         [LONG_RUN, LONG_RUN_TURNS],
     )
     line = "A customer asks where the parcel is, and is told that it is on its way. "

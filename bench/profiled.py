@@ -18,6 +18,7 @@ from types import CodeType, FrameType
 from threadmill.cli import main
 
 _EVERY_S = 0.001
+_SHOWN_FUNCTIONS = 30
 
 
 class Sampler:
@@ -56,6 +57,14 @@ def read(path: Path) -> tuple[Counter[str], Counter[str], int]:
         for function in set(functions):
             with_called[function] += int(samples)
     return own, with_called, own.total()
+
+
+def show(path: Path) -> None:
+    own, with_called, samples = read(path)
+    for title, found in (("in it", own), ("in it and in what it calls", with_called)):
+        print(f"\n% of {samples} samples {title}")
+        for function, count in found.most_common(_SHOWN_FUNCTIONS):
+            print(f"{100 * count / samples:6.1f}  {function}")
 
 
 def _line(stack: tuple[tuple[CodeType, ...], int]) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from bench.figures import Figure
 
 _README = Path(__file__).with_name("README.md")
-_BEGIN = "<!-- figures: written by the command -->"
-_END = "<!-- end of figures -->"
+_BEGIN = "<!-- {}: written by the command -->"
+_END = "<!-- end of {} -->"
 _HEAD = ("figure", "limit", "measured", "of the limit", "waited", "beside it")
 
 
@@ -24,11 +24,13 @@ def rendered(figures: list[Figure]) -> str:
     return "\n".join(lines)
 
 
-def write(table: str, machine: str) -> None:
-    """Put it in its place in README.md."""
-    before, _, rest = _README.read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    _README.write_text(f"{before}{_BEGIN}\n\n{machine}\n\n{table}\n\n{_END}{after}")
+def write(table: str, machine: str, name: str = "figures") -> None:
+    """Put it in its place in README.md, between the comments of that name."""
+    begin, end = _BEGIN.format(name), _END.format(name)
+    before, found, rest = _README.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    assert found, f"README.md has no {begin}"
+    _README.write_text(f"{before}{begin}\n\n{machine}\n\n{table}\n\n{end}{after}")
 
 
 def machine(load_before: float) -> str:

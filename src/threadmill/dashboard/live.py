@@ -1,4 +1,4 @@
-"""What moves in open pages. However many are open, each kind of thing is looked at once a second,
+"""What moves in open pages. However many are open, each kind of thing is looked at every 0.75 s,
 all that is followed of it in one statement, and nobody looks while nobody follows. A page is sent
 the parts of it that have changed.
 """
@@ -20,7 +20,7 @@ from threadmill.store.database import Connection, DatabaseError
 
 log = structlog.get_logger()
 
-_LOOKS_EVERY_S = 1.0
+_LOOKS_EVERY_S = 0.75  # so that with the look itself pages are told within a second
 _SIGN_INS_LOOKED_AT_EVERY_S = 20.0
 _STREAMS_MAX = 1000  # in one process
 # The page closes its stream by it (`hx-sse:close="over"`), and does not come back.

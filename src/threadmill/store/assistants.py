@@ -129,6 +129,22 @@ async def list_page(
     )
 
 
+class Named(msgspec.Struct):
+    id: str
+    name: str | None
+
+
+async def newest(connection: Connection, project_id: str, limit: int) -> list[Named]:
+    """For a choice among them: instructions and tools may be long, and are left where they are."""
+    return await query.many(
+        connection,
+        Named,
+        "SELECT id, name FROM assistants WHERE project_id = %(project_id)s"
+        " ORDER BY seq DESC LIMIT %(limit)s",
+        {"project_id": project_id, "limit": limit},
+    )
+
+
 async def search(
     connection: Connection, project_id: str, text: str, *, limit: int
 ) -> list[Assistant]:

@@ -50,10 +50,9 @@ async def show_playground(request: Request, viewer: ViewerDep) -> Response:
                 if newest:
                     named = newest.assistant_id
                     assistant = await assistants.get(connection, viewer.project_id, named)
-        page = Page(limit=_ASSISTANTS_MAX)
-        known, _ = await assistants.list_page(connection, viewer.project_id, page)
+        known = await assistants.newest(connection, viewer.project_id, _ASSISTANTS_MAX)
     if assistant and all(one.id != assistant.id for one in known):
-        known.append(assistant)
+        known.append(assistants.Named(assistant.id, assistant.name))
     return show(
         request,
         "playground.html",

@@ -19,7 +19,7 @@ from threadmill.store import vector_stores
 router = APIRouter()
 
 _PAGE = 25
-_TALLIED_MAX_FILES = 300  # of each store in the list
+_TALLIED_MAX_FILES = 100  # of each store in the list
 
 
 @router.get("/vector_stores")

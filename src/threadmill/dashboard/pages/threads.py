@@ -14,7 +14,6 @@ from threadmill.dashboard.session import ViewerDep
 from threadmill.errors import InvalidRequest
 from threadmill.lifecycle import RunStatus
 from threadmill.runtime import Runtime
-from threadmill.schemas.queries import Page
 from threadmill.store import assistants, thread_search
 from threadmill.store.thread_search import Wanted
 
@@ -53,9 +52,7 @@ async def list_threads(request: Request, viewer: ViewerDep) -> Response:
     if "hx-request" in request.headers:
         return show(request, "threads_found.html", is_filtered=is_filtered, **values)
     async with runtime.database.connection() as connection:
-        known, _ = await assistants.list_page(
-            connection, viewer.project_id, Page(limit=_ASSISTANTS_MAX)
-        )
+        known = await assistants.newest(connection, viewer.project_id, _ASSISTANTS_MAX)
     return show(
         request,
         "threads.html",

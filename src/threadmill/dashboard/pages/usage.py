@@ -1,6 +1,7 @@
 """/ui/usage: what the project has used, by day, model and assistant, and how near its limits are"""
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -41,10 +42,11 @@ async def show_usage(request: Request, viewer: ViewerDep) -> Response:
         asked = asked_for(QueryParams())
     runtime: Runtime = request.app.state.runtime
     async with runtime.database.connection() as connection:
-        by_model = await _used(connection, viewer, asked, frozenset({"model"}))
-        lines = await _lines(connection, runtime, viewer, asked)
+        used = await _used(connection, viewer, asked)
+        lines = await _lines(connection, runtime, viewer, asked, used)
         held = await quotas.held(connection, await _caller(connection, viewer))
         stored = await usage.stored(connection, viewer.project_id)
+    by_model = _added_by(used, "day", "model")
     costs = prices.by_day(runtime.settings.prices, by_model)
     return show(
         request,
@@ -69,7 +71,8 @@ async def download(request: Request, viewer: ViewerDep) -> Response:
     asked = asked_for(request.query_params)
     runtime: Runtime = request.app.state.runtime
     async with runtime.database.connection() as connection:
-        lines = await _lines(connection, runtime, viewer, asked)
+        used = await _used(connection, viewer, asked)
+        lines = await _lines(connection, runtime, viewer, asked, used)
     fields = [name for name in Used.__struct_fields__ if name not in ("day", *usage.GROUPS)]
     header = ["day", "model", "assistant_id", "assistant_name", *fields, "cost_dollars"]
     rows = (
@@ -92,28 +95,36 @@ async def download(request: Request, viewer: ViewerDep) -> Response:
     )
 
 
-async def _used(
-    connection: Connection, viewer: Viewer, asked: Range, groups: frozenset[str]
-) -> list[Used]:
+async def _used(connection: Connection, viewer: Viewer, asked: Range) -> list[Used]:
+    """By all that the lines are told apart by; and by models, for prices are of them."""
     return await usage.by_day(
-        connection, asked.first, asked.last, group_by=groups, project_ids=[viewer.project_id]
+        connection,
+        asked.first,
+        asked.last,
+        group_by=frozenset({"model"} | {GROUPS[name] for name in asked.by if name != "day"}),
+        project_ids=[viewer.project_id],
     )
 
 
-async def _lines(
-    connection: Connection, runtime: Runtime, viewer: Viewer, asked: Range
-) -> list[Line]:
-    """Newest day first, in it what has most tokens. Prices are of models, so they are always told
-    apart first."""
-    groups = frozenset({"model"} | {GROUPS[name] for name in asked.by if name != "day"})
-    used = await _used(connection, viewer, asked, groups)
+def _added_by(used: list[Used], *names: str) -> list[Used]:
+    return [usage.added(share) for share in _shares(used, *names)]
+
+
+def _shares(used: list[Used], *names: str) -> Iterable[list[Used]]:
     shares: dict[tuple[object, ...], list[Used]] = {}
     for one in used:
-        key = tuple(getattr(one, GROUPS[name]) for name in asked.by)
-        shares.setdefault(key, []).append(one)
+        shares.setdefault(tuple(getattr(one, name) for name in names), []).append(one)
+    return shares.values()
+
+
+async def _lines(
+    connection: Connection, runtime: Runtime, viewer: Viewer, asked: Range, used: list[Used]
+) -> list[Line]:
+    """Newest day first, in it what has most tokens."""
+    shares = _shares(used, *(GROUPS[name] for name in asked.by))
     ids = sorted({one.assistant_id for one in used if one.assistant_id})
     names = await usage.assistant_names(connection, viewer.project_id, ids) if ids else {}
-    lines = [_line(runtime, share, names, asked) for share in shares.values()]
+    lines = [_line(runtime, share, names, asked) for share in shares]
     lines.sort(key=lambda line: line.used.prompt_tokens + line.used.completion_tokens, reverse=True)
     if "day" in asked.by:
         lines.sort(key=lambda line: line.used.day, reverse=True)
