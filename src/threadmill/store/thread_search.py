@@ -3,7 +3,7 @@
 No search may take longer than about a second, whatever is asked. Which way is the fast one nobody
 knows before: a word that is everywhere is found at once by looking through the newest threads, and
 one that is rare by its index, while either way can take twenty seconds for the other. So the first
-way gets 40 ms, which is ample where it is the right one, and then the other way gets almost a second.
+way gets 40 ms, which is ample where it is the right one, and then the other way almost a second.
 """
 
 import asyncio
