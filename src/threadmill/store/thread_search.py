@@ -10,13 +10,17 @@ import asyncio
 from typing import Any
 
 import msgspec
+import structlog
 from psycopg import errors
 from psycopg.rows import args_row
 from psycopg.types.json import Jsonb
 
 from threadmill.errors import InvalidRequest
 from threadmill.lifecycle import ACTIVE
-from threadmill.store.database import Connection, Database
+from threadmill.store import query
+from threadmill.store.database import Connection, Database, DatabaseError, connect
+
+log = structlog.get_logger()
 
 NEWEST_FIRST_MAX_MS = 40
 HITS_FIRST_MAX_MS = 950  # to be stopped takes some time too: within 1.1 s in all
@@ -199,33 +203,43 @@ _LOCK = 0x74687769  # of the one process that builds it; any number that nobody 
 
 async def is_indexed(connection: Connection) -> bool:
     """Whether texts can be searched: the setting may have turned it off, or it is being built."""
-    cursor = await connection.execute(
-        "SELECT FROM pg_index WHERE indexrelid = to_regclass(%(name)s) AND indisvalid",
-        {"name": _INDEX},
-    )
-    return await cursor.fetchone() is not None
+    return await _state(connection) is True
 
 
-async def keep_index(database: Database, *, wanted: bool) -> None:
+async def keep_index(
+    database: Database, *, wanted: bool, look_every_s: float = _LOOK_EVERY_S
+) -> None:
     """See to it that the index is there, or is not. Without an end: whoever builds it may die."""
     while True:
-        async with database.connection() as connection:
-            if await is_indexed(connection) != wanted:
-                await _build(connection, wanted=wanted)
-        await asyncio.sleep(_LOOK_EVERY_S)
+        async with connect(database.url) as connection:
+            if await _state(connection) is not (True if wanted else None):
+                try:
+                    await _build(connection, wanted=wanted)
+                except DatabaseError as error:  # everything else goes on without it
+                    log.warning("index_not_built", index=_INDEX, error=str(error).strip())
+        await asyncio.sleep(look_every_s)
+
+
+async def _state(connection: Connection) -> bool | None:
+    """Whether it can be used; None: it is not there. What was left half built is written to all
+    the same, by everybody who writes."""
+    found: bool | None = await query.value(
+        connection,
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%(name)s)",
+        {"name": _INDEX},
+    )
+    return found
 
 
 async def _build(connection: Connection, *, wanted: bool) -> None:
     """Build the index, or remove it, without stopping those who write."""
-    lock = await connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK])
-    if await lock.fetchone() != (True,):
+    if not await query.value(connection, f"SELECT pg_try_advisory_lock({_LOCK})", {}):
         return  # another process does it
-    try:
-        # One that was left half built is of no use.
-        await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {_INDEX}")
-        if wanted:
-            await connection.execute(
-                f"CREATE INDEX CONCURRENTLY {_INDEX} ON messages USING gin (message_words(content))"
-            )
-    finally:
-        await connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+    # The lock ends with the connection. One core is enough, for runs go on beside it; and parallel
+    # workers take their memory from /dev/shm, of which a container has 64 MB.
+    await connection.execute("SET max_parallel_maintenance_workers = 0")
+    await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {_INDEX}")
+    if wanted:
+        await connection.execute(
+            f"CREATE INDEX CONCURRENTLY {_INDEX} ON messages USING gin (message_words(content))"
+        )
