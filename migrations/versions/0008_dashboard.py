@@ -44,14 +44,22 @@ def upgrade() -> None:
         postgresql_ops={"metadata": "jsonb_path_ops"},
     )
     op.execute(MESSAGE_WORDS)
+    if not op.get_bind().scalar(sa.text("SELECT EXISTS (SELECT FROM messages)")):
+        _index_words()
+    add_assistant_versions()
+    _overview()
+
+
+def _index_words() -> None:
+    """Where there is nothing to read yet. Else it takes minutes for a million messages, and until
+    this transaction ends nobody could write one: servers and workers build it beside their work, as
+    they do when the setting is turned on (store/thread_search.py)."""
     op.create_index(
         "messages_words_idx",
         "messages",
         [sa.text("message_words(content)")],
         postgresql_using="gin",
     )
-    add_assistant_versions()
-    _overview()
 
 
 def add_assistant_versions() -> None:

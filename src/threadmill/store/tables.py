@@ -201,7 +201,7 @@ messages = Table(
     CheckConstraint("role IN ('user', 'assistant')", name="role"),
     Index(None, "thread_id", "seq"),
     Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")),
-    # A setting removes it (store/thread_search.py).
+    # A setting removes it and brings it back (store/thread_search.py).
     Index("messages_words_idx", text("message_words(content)"), postgresql_using="gin"),
 )
 
