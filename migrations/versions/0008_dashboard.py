@@ -59,6 +59,7 @@ def _index_words() -> None:
         "messages",
         [sa.text("message_words(content)")],
         postgresql_using="gin",
+        postgresql_where=sa.text("status <> 'in_progress'"),
     )
 
 

@@ -39,8 +39,8 @@ async def test_what_cannot_be_indexed_is_tried_again_and_ends_nothing(database: 
             while await half_built(database) == first:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         await say(database, "[]")
-        async with asyncio.timeout(30), database.connection() as connection:
-            while not await is_indexed(connection):  # noqa: ASYNC110
+        async with asyncio.timeout(30):
+            while not await is_valid(database):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
@@ -58,6 +58,17 @@ async def test_what_was_left_half_built_goes_with_the_setting(database: Database
             await asyncio.sleep(0.02)
 
 
+async def test_what_is_being_written_is_not_read_for_its_words(database: Database) -> None:
+    """Every draft would be."""
+    async with keeping(database, wanted=True), asyncio.timeout(30):
+        while not await is_valid(database):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await change(database, "UPDATE messages SET status = 'in_progress'")
+    await say(database, UNFIT)
+    with pytest.raises(psycopg.DataError):
+        await change(database, "UPDATE messages SET status = 'completed'")
+
+
 @asynccontextmanager
 async def keeping(database: Database, *, wanted: bool) -> AsyncIterator[None]:
     service = asyncio.create_task(keep_index(database, wanted=wanted, look_every_s=0.02))
@@ -67,6 +78,11 @@ async def keeping(database: Database, *, wanted: bool) -> AsyncIterator[None]:
     finally:
         service.cancel()
         await asyncio.wait([service])
+
+
+async def is_valid(database: Database) -> bool:
+    async with database.connection() as connection:
+        return await is_indexed(connection)
 
 
 async def half_built(database: Database) -> int:

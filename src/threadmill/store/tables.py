@@ -201,8 +201,14 @@ messages = Table(
     CheckConstraint("role IN ('user', 'assistant')", name="role"),
     Index(None, "thread_id", "seq"),
     Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")),
-    # A setting removes it and brings it back (store/thread_search.py).
-    Index("messages_words_idx", text("message_words(content)"), postgresql_using="gin"),
+    # A setting removes it and brings it back (store/thread_search.py). What is being written is not
+    # in it, for every draft would add all of its words again.
+    Index(
+        "messages_words_idx",
+        text("message_words(content)"),
+        postgresql_using="gin",
+        postgresql_where=text("status <> 'in_progress'"),
+    ),
 )
 
 runs = Table(

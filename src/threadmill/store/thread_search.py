@@ -39,10 +39,6 @@ class Wanted(msgspec.Struct, frozen=True):
     since: int | None = None  # Unix seconds, included
     until: int | None = None  # not included
 
-    @property
-    def is_everything(self) -> bool:
-        return self == Wanted()
-
 
 class Found(msgspec.Struct):
     """A line of the list."""
@@ -124,7 +120,8 @@ def _hits_first(wanted: Wanted, after: str | None) -> str:
     )
 
 
-_SAYS = "message_words(content) @@ plainto_tsquery('simple', %(text)s)"
+# As the index has it, in which there is nothing that is still being written.
+_SAYS = "message_words(content) @@ plainto_tsquery('simple', %(text)s) AND status <> 'in_progress'"
 
 
 def _where(wanted: Wanted, after: str | None) -> list[str]:
@@ -242,4 +239,5 @@ async def _build(connection: Connection, *, wanted: bool) -> None:
     if wanted:
         await connection.execute(
             f"CREATE INDEX CONCURRENTLY {_INDEX} ON messages USING gin (message_words(content))"
+            " WHERE status <> 'in_progress'"
         )
