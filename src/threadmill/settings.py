@@ -85,7 +85,7 @@ class Settings(BaseSettings):
 
     # --- the dashboard ---
     dashboard: bool = True  # at /ui; off: nothing of it is loaded
-    # Whether people find threads by what was said in them. The index costs each message 0.05 ms.
+    # Whether people find threads by what was said in them. The index costs each message 0.1 ms.
     thread_text_search: bool = True
     assistant_versions_max: int = Field(
         default=100, ge=0
