@@ -1,5 +1,6 @@
 """The public API for our own pages, under /ui/api."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -50,6 +51,26 @@ async def test_other_sites_cannot_use_it_and_the_api_itself_takes_no_cookie(desk
     assert (await desk.send("POST", "/ui/api/v1/threads", headers=foreign)).status == 403
     answer = await desk.send("GET", "/v1/threads", headers={"Cookie": f"{COOKIE}={desk.token}"})
     assert answer.status == 401
+
+
+async def test_what_pages_ask_for_is_counted_under_their_own_routes(desk: Desk) -> None:
+    thread_id = await desk.thread("Hello")
+    await desk.page(f"/ui/threads/{thread_id}")
+    await _call(desk, "GET", f"/threads/{thread_id}")
+    theirs = {"/ui/threads/{thread_id}", "/ui/api/v1/threads/{thread_id}"}
+    async with asyncio.timeout(30):  # a request is counted when it is over, which nobody is told
+        while not theirs <= (routes := _routes(desk)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert not {"/threads/{thread_id}", "/sign-in"} & routes
+
+
+def _routes(desk: Desk) -> set[str]:
+    return {
+        labels["route"]
+        for family in desk.runtime.metrics.families()
+        for name, labels, _ in family.samples
+        if name == "threadmill_http_requests_total"
+    }
 
 
 async def test_a_key_is_sent_again_under_its_name(desk: Desk) -> None:

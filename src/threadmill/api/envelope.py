@@ -129,9 +129,12 @@ def _route(scope: Scope) -> str:
     template = getattr(route, "path", None)
     if not template:
         return _UNKNOWN_ROUTE
-    # The router knows it without the prefix under which it was included.
-    is_inside = scope["path"].startswith("/v1/") and not template.startswith("/v1/")
-    return f"/v1{template}" if is_inside else str(template)
+    # The router knows it without the prefix under which it was included, and without the place of
+    # the application that it is in: pages must not pass for the API.
+    place = scope.get("root_path", "")
+    is_inside = scope["path"].removeprefix(place).startswith("/v1/")
+    prefix = "/v1" if is_inside and not template.startswith("/v1/") else ""
+    return f"{place}{prefix}{template}"
 
 
 def _without_azure(path: str) -> str:

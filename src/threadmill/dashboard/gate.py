@@ -49,7 +49,10 @@ class Gate:
         except (SignInNeeded, ApiError) as error:
             await _refuse(error, scope, receive, send)
             return
-        await self._api(passed, receive, send)
+        try:
+            await self._api(passed, receive, send)
+        finally:
+            scope["route"] = passed.get("route")  # for those who count what was asked for
 
 
 async def _refuse(fault: Exception, scope: Scope, receive: Receive, send: Send) -> None:
