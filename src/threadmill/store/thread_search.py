@@ -200,7 +200,7 @@ _LOCK = 0x74687769  # of the one process that builds it; any number that nobody 
 
 async def is_indexed(connection: Connection) -> bool:
     """Whether texts can be searched: the setting may have turned it off, or it is being built."""
-    return await _state(connection) is True
+    return await _is_as(True, connection)
 
 
 async def keep_index(
@@ -209,7 +209,7 @@ async def keep_index(
     """See to it that the index is there, or is not. Without an end: whoever builds it may die."""
     while True:
         async with connect(database.url) as connection:
-            if await _state(connection) is not (True if wanted else None):
+            if not await _is_as(wanted, connection):
                 try:
                     await _build(connection, wanted=wanted)
                 except DatabaseError as error:  # everything else goes on without it
@@ -217,21 +217,22 @@ async def keep_index(
         await asyncio.sleep(look_every_s)
 
 
-async def _state(connection: Connection) -> bool | None:
-    """Whether it can be used; None: it is not there. What was left half built is written to all
-    the same, by everybody who writes."""
-    found: bool | None = await query.value(
+async def _is_as(wanted: bool, connection: Connection) -> bool:
+    """What was left half built is neither: it cannot be used, and is written to all the same."""
+    is_valid = await query.value(
         connection,
         "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%(name)s)",
         {"name": _INDEX},
     )
-    return found
+    return is_valid is (True if wanted else None)
 
 
 async def _build(connection: Connection, *, wanted: bool) -> None:
     """Build the index, or remove it, without stopping those who write."""
     if not await query.value(connection, f"SELECT pg_try_advisory_lock({_LOCK})", {}):
         return  # another process does it
+    if await _is_as(wanted, connection):
+        return  # it has just done it
     # The lock ends with the connection. One core is enough, for runs go on beside it; and parallel
     # workers take their memory from /dev/shm, of which a container has 64 MB.
     await connection.execute("SET max_parallel_maintenance_workers = 0")
