@@ -235,14 +235,19 @@ async def test_both_ways_find_the_same(desk: Desk) -> None:
 
 
 async def test_no_search_takes_much_longer_than_a_second(desk: Desk) -> None:
+    """Once of three times: the machine may have been busy with something else."""
     await desk.thread("Hello")
-    async with desk.database.transaction() as lock:
-        await lock.execute("LOCK TABLE threads")
+
+    async def took_s() -> float:
         started = time.monotonic()
         html = await desk.page("/ui/threads?q=hello")
-        took_s = time.monotonic() - started
-    assert "Add something that narrows the search" in html
-    assert 1.0 <= took_s < 2.0
+        assert "Add something that narrows the search" in html
+        return time.monotonic() - started
+
+    both_s = (thread_search.NEWEST_FIRST_MAX_MS + thread_search.HITS_FIRST_MAX_MS) / 1000
+    async with desk.database.transaction() as lock:
+        await lock.execute("LOCK TABLE threads")
+        assert both_s <= min([await took_s() for _ in range(3)]) < 2
 
 
 async def test_both_ways_among_many_threads(desk: Desk) -> None:
