@@ -1,8 +1,13 @@
 """What a browser may do with a page, and who may send it forms."""
 
-import pytest
+import re
 
-from dashboard.conftest import Desk
+import pytest
+from playwright.async_api import async_playwright, expect
+from pydantic import SecretStr
+
+from conftest import Serve
+from dashboard.conftest import CHROMIUM, OWN, Desk
 
 POLICY = [
     "default-src 'none'",
@@ -29,7 +34,7 @@ async def test_every_page_has_a_strict_policy(desk: Desk) -> None:
         assert (await answer.text()).count(f'nonce="{nonce}"') == 3
         nonces.add(nonce)
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["cross-origin-opener-policy"] == "same-origin"
         assert answer.headers["cache-control"] == "no-store"
     assert len(nonces) == 4
@@ -103,3 +108,36 @@ async def test_a_form_has_a_limit(desk: Desk) -> None:
     for form in ({"key": "x" * 300_000}, [("key", "x")] * 600):
         answer = await desk.send("POST", f"/ui/threads/{thread_id}/metadata", form)
         assert answer.status in (400, 413)
+
+
+@pytest.mark.parametrize("charset", ["punycode", "unicode_escape", "utf-7"])
+async def test_a_form_is_of_no_other_encoding(desk: Desk, charset: str) -> None:
+    """With punycode these bytes take seconds; with the others they hold what is no text."""
+    sent = "--x\r\nContent-Disposition: form-data; name=key\r\n\r\n{}\r\n--x--\r\n"
+    kind = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    answer = await desk.send(
+        "POST", "/ui/sign-in", sent.format("\\ud800+2AA-"), headers=OWN | kind, token=""
+    )
+    assert answer.status == 400
+
+
+async def test_over_plain_http_from_another_machine_forms_are_taken(serve: Serve) -> None:
+    """There a browser says of a form nothing but its origin. A name stands for that machine, for
+    no browser trusts it as it does the addresses of its own."""
+    if CHROMIUM is None:
+        pytest.skip("There is no Chromium here: apt-get install chromium")
+    host = "threadmill.example"
+    async with (
+        serve(allowed_hosts=[host], api_keys=[SecretStr("the-key")]) as server,
+        async_playwright() as playwright,
+    ):
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", f"--host-resolver-rules=MAP {host} 127.0.0.1"],
+        )
+        page = await browser.new_page(base_url=server.address.replace("127.0.0.1", host))
+        await page.goto("/ui/threads")
+        await page.get_by_label("API key").fill("the-key")
+        await page.keyboard.press("Enter")
+        await expect(page).to_have_url(re.compile("/ui/threads$"), timeout=30_000)
+        await browser.close()
