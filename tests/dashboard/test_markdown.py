@@ -132,6 +132,22 @@ def test_annotations_that_do_not_fit_the_text_are_passed_over() -> None:
     assert render(text, *marks) == '<p>sh<a class="m">1</a>t</p>\n'
 
 
+def table(columns: int, rows: int, before: str = "") -> str:
+    lines = ["|a" * columns, "|-" * columns, *["a"] * rows]
+    return "".join(f"{before}{line}\n" for line in lines)
+
+
+@pytest.mark.parametrize("before", ["", "> ", "- > "])
+def test_a_table_that_would_be_huge_is_shown_as_it_is(before: str) -> None:
+    html = render(table(300, 1_000, before))
+    assert html.startswith('<pre tabindex="0">')
+    assert "<td>" not in html
+
+
+def test_a_long_table_is_one() -> None:
+    assert render(table(10, 400)).count("<td>") == 4_000
+
+
 def test_long_text_is_shown_as_it_is() -> None:
     html = render("<b>" + "*a* " * 10_000)
     assert html.startswith('<pre tabindex="0">&lt;b&gt;*a* ')

@@ -19,7 +19,11 @@ from markupsafe import Markup
 
 Json = dict[str, Any]
 
-RENDERED_MAX_CHARACTERS = 32 * 1024  # longer texts are shown as they are
+# What exceeds one of these is shown as it is. Rows of a table are filled up to its width, so that a
+# text of 7 kB would become 65,000 cells, which take a second.
+RENDERED_MAX_CHARACTERS = 32 * 1024
+_CELLS_MAX = 5_000
+_BEFORE_TABLES = "> \t0123456789.)*+-"  # in quotes and lists
 
 # A scheme for links to files, until the cleaning is over. Nobody can write one: it is another in
 # every process.
@@ -49,10 +53,19 @@ _cleaner = nh3.Cleaner(
 
 def render(text: str, annotations: list[Json], mark: Callable[[int], Markup]) -> Markup:
     """The text with `mark(at)` in place of the citation that is `annotations[at]`."""
-    if len(text) > RENDERED_MAX_CHARACTERS:
+    if len(text) > RENDERED_MAX_CHARACTERS or _cells_at_most(text) > _CELLS_MAX:
         return Markup('<pre tabindex="0">{}</pre>').format(text)
     clean = _clean(_annotated(text, annotations))
     return Markup(_MARK.sub(lambda found: _marked(int(found[1]), annotations, mark), clean))
+
+
+def _cells_at_most(text: str) -> int:
+    """As many as if every line were a row of the widest table."""
+    if "|" not in text:
+        return 0
+    lines = text.splitlines()
+    rules = (line for line in lines if not line.lstrip(_BEFORE_TABLES).strip("|:- \t"))
+    return len(lines) * max((rule.count("|") for rule in rules), default=0)
 
 
 def _marked(at: int, annotations: list[Json], mark: Callable[[int], Markup]) -> str:
