@@ -101,6 +101,7 @@ async def test_programs_are_made_of_what_the_api_takes_alone(desk: Desk, languag
         "{",
         "[]",
         json.dumps({"assistant_id": "asst_1"}),
+        '{"assistant_id": "asst_1", "run": {"metadata": ' + "[" * 5_000 + "]" * 5_000 + "}}",
         json.dumps({"assistant_id": "asst_1", "run": run | {"x=1)\nimport os": 1}}),
     ):
         answer = await desk.send("POST", address, {"done": wrong})

@@ -125,8 +125,10 @@ async def test_a_search_that_makes_no_sense_says_so(desk: Desk, query: str) -> N
 
 
 @pytest.mark.parametrize(
-    "query", ["q=%00", "q=%22", "q=:", "q=a:", "q=%27%3B--", "q=%26%7C!()", "q=%F0%9F%8E%89"]
-)
+    "query",
+    ["assistant=%00", "status=%00", "since=%00", "q=id:%00", "q=%00", "q=%22", "q=:", "q=a:",
+     "q=%27%3B--", "q=%26%7C!()", "q=%F0%9F%8E%89"],
+)  # fmt: skip
 async def test_any_search_is_answered(desk: Desk, query: str) -> None:
     await desk.page(f"/ui/threads?{query}")
 

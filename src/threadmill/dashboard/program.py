@@ -33,7 +33,7 @@ class Done(msgspec.Struct):
 def read(sent: bytes) -> Done:
     try:
         done = msgspec.json.decode(sent, type=Done)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest(f"That was not done in the playground: {error}") from None
     for shape, body in (
         (CreateAssistant, done.assistant),

@@ -31,8 +31,9 @@ _TERM = re.compile(r'([\w.-]{1,64}):(?:"([^"]*)"|(?!//)(\S+))|"([^"]*)"|(\S+)')
 
 @router.get("/threads")
 async def list_threads(request: Request, viewer: ViewerDep) -> Response:
-    query = {name: request.query_params.get(name, "") for name in _FILTERS}
-    after = request.query_params.get("after") or None
+    asked = request.query_params
+    query = {name: asked.get(name, "").replace("\0", " ") for name in _FILTERS}
+    after = asked.get("after") or None
     runtime: Runtime = request.app.state.runtime
     values: dict[str, Any] = {"found": [], "has_more": False, "problem": None, "older": ""}
     values["here"] = urlencode({name: value for name, value in query.items() if value})
@@ -72,7 +73,7 @@ def parse_search(
     words: list[str] = []
     metadata: dict[str, str] = {}
     named = {"status": status, "assistant": assistant, "before": "", "after": since, "id": ""}
-    for found in _TERM.finditer(q.replace("\0", " ")[:_QUERY_MAX_CHARACTERS]):
+    for found in _TERM.finditer(q[:_QUERY_MAX_CHARACTERS]):
         key, quoted, plain, phrase, word = found.groups()
         if key in named:
             named[key] = quoted or plain or ""
