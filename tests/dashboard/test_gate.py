@@ -76,3 +76,27 @@ def _routes(desk: Desk) -> set[str]:
 async def test_a_key_is_sent_again_under_its_name(desk: Desk) -> None:
     first = await _call(desk, "POST", "/threads", {}, **{"Idempotency-Key": "one"})
     assert await _call(desk, "POST", "/threads", {}, **{"Idempotency-Key": "one"}) == first
+
+
+async def test_a_key_that_is_sent_does_not_say_whose_answer_is_kept(
+    desk: Desk, other_desk: Desk
+) -> None:
+    headers = {"Idempotency-Key": "two", "Authorization": f"Bearer {other_desk.key}"}
+    status, made = await _call(desk, "POST", "/threads", {}, **headers)
+    assert status == 200
+    assert await _call(desk, "POST", "/threads", {}, **headers) == (200, made)
+    status, others = await _call(other_desk, "POST", "/threads", {}, **headers)
+    assert status == 200
+    assert others["id"] != made["id"]
+
+
+async def test_no_page_is_kept_for_it_might_show_a_new_key(desk: Desk) -> None:
+    headers = OWN | {"Idempotency-Key": "three", "Authorization": f"Bearer {desk.key}"}
+    answer = await desk.send("POST", "/ui/keys", {"name": "mine"}, headers=headers)
+    assert answer.status == 200
+    assert "sk-tm-" in await answer.text()
+    async with desk.database.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT count(*) FROM idempotency_keys WHERE project_id = %s", [desk.project_id]
+        )
+        assert await cursor.fetchone() == (0,)

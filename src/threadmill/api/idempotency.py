@@ -1,6 +1,6 @@
 """Idempotency-Key: a POST that is sent again is not done again, and is answered as it was.
 
-It stands around every route, so that it holds for every POST. Without the header it costs nothing.
+It stands around every route, so that it holds for every POST of the API. Without the header it costs nothing.
 
 1. The key is claimed, then the request is done, then its answer is kept, then it leaves. What is
    kept for a day is what was answered, be it a refusal. An answer that tells the client to come
@@ -78,6 +78,10 @@ class Idempotency:
 
 def _key_in(scope: Scope) -> str | None:
     if scope["type"] != "http" or scope["method"] != "POST":
+        return None
+    if scope["path"].startswith("/ui/"):
+        # Who asks there is known from a sign-in, and pages may hold a key that was just made. What
+        # goes on from there to the API comes by here once more.
         return None
     for name, value in scope["headers"]:
         if name == _HEADER:
