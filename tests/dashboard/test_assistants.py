@@ -16,6 +16,9 @@ from dashboard.hostile import HOSTILE
 from threadmill.store import assistants
 from threadmill.store.rows import AssistantContent
 
+# More levels than are written, though they are read.
+DEEP = '{"a":' * 300 + "1" + "}" * 300
+
 WEATHER: dict[str, Any] = {
     "name": "get_weather",
     "description": "Now & here",
@@ -269,6 +272,9 @@ async def test_what_is_wrong_is_told_at_its_field_and_nothing_is_lost(desk: Desk
         ({"files": "file-none"}, "fault-files", "No such File object: file-none"),
         ({"files": "other"}, "fault-files", "Expected an ID that begins with 'file'"),
         ({"key": "k" * 65, "value": "v"}, "fault-metadata", "maximum length 64"),
+        ({"function": DEEP}, "said-of-function-0", "nested too deeply"),
+        ({"response_format": DEEP}, "fault-response_format", "nested too deeply"),
+        ({"temperature": DEEP}, "fault-temperature", "expected a decimal, but got a string"),
     ]
     for values, place, words in wrong:
         answer = await save(desk, made, instructions="typed & kept", **values)
@@ -408,6 +414,7 @@ async def test_an_import_that_is_refused_says_why_and_keeps_the_text(desk: Desk)
         ("{", "That is not JSON. Line 1"),
         ("[]", "expected an object"),
         ("", "That is not JSON"),
+        (f'{{"model": "m", "response_format": {DEEP}}}', "nested too deeply"),
         ('{"name": "</textarea><b>"}', "Missing required parameter: 'model'"),
         ('{"model": "m", "more": 1}', "Unknown parameter: 'more'"),
         ('{"model": "m", "tool_resources": {"file_search": {"vector_store_ids": ["vs_1"]}}}',

@@ -78,6 +78,7 @@ async def test_it_opens_with_the_assistant_that_answered_last(desk: Desk) -> Non
         ("[{]", "not JSON"),
         ('{"name": "a b"}', "Invalid"),
         ("[1]", "expected an object"),
+        ("[" * 300 + "]" * 300, "nested too deeply"),
         (json.dumps([WEATHER, WEATHER]), "Function names must be unique."),
     ],
 )

@@ -430,6 +430,7 @@ async def test_attributes_narrow_a_search(desk: Desk) -> None:
         ({"ranker": "odd"}, "Supported values are: 'none', 'auto'"),
         ({"where": "region"}, "The filter cannot be read"),
         ({"where": "{"}, "The filter cannot be read"),
+        ({"where": '{"a":' * 300 + "1" + "}" * 300}, "nested too deeply"),
         ({"where": '{"type": "odd"}'}, "Supported values are: 'eq'"),
         ({"where": "x" * 2001}, "The filter is longer"),
         ({"q": "x" * 5000}, "query"),

@@ -1,6 +1,7 @@
 """Idempotency-Key: a POST that is sent again is not done again, and is answered as it was.
 
-It stands around every route, so that it holds for every POST of the API. Without the header it costs nothing.
+It stands around every route, so that it holds for every POST of the API. Without the header it
+costs nothing.
 
 1. The key is claimed, then the request is done, then its answer is kept, then it leaves. What is
    kept for a day is what was answered, be it a refusal. An answer that tells the client to come

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from threadmill.errors import InvalidRequest
+from threadmill.schemas.parse import refuse_unstorable
 
 Json = dict[str, Any]
 
@@ -80,6 +81,7 @@ def _from_json(text: str) -> Json:
         sent: Json = orjson.loads(text)
     except orjson.JSONDecodeError:
         raise _unreadable(text) from None
+    refuse_unstorable(text.encode(), sent)
     return sent
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import orjson
 
-from threadmill.dashboard.forms import Form
+from threadmill.dashboard.forms import Form, number
 from threadmill.dashboard.functions import definition, read
 from threadmill.errors import InvalidRequest
-from threadmill.schemas.parse import parse, refuse_unstorable
+from threadmill.schemas.parse import parse
 from threadmill.schemas.requests import Function, ModifyAssistant
 from threadmill.store.rows import Assistant, AssistantContent
 
@@ -113,7 +113,7 @@ def body(draft: Draft, shown: Draft) -> Json:
             sent[name] = getattr(draft, name) or None
     for name in _NUMBERS:
         if name in changed:
-            sent[name] = _number(getattr(draft, name))
+            sent[name] = number(getattr(draft, name))
     if "model" in changed or not shown.model:
         sent["model"] = draft.model.strip()
     if "pairs" in changed:
@@ -180,7 +180,6 @@ def fault_of_function(text: str) -> str | None:
         if not isinstance(function, dict):
             return 'A function is an object that begins so: {"name": ...'
         parse(Function, orjson.dumps(function))
-        refuse_unstorable(text.encode(), function)
     except InvalidRequest as error:
         return error.message
     return None
@@ -214,12 +213,12 @@ def _tools(draft: Draft) -> list[Json]:
 
 def _search(draft: Draft) -> Json:
     weights = {"embedding_weight": draft.embedding_weight, "text_weight": draft.text_weight}
-    given = {name: _number(text) for name, text in weights.items() if text.strip()}
+    given = {name: number(text) for name, text in weights.items() if text.strip()}
     return {
-        "max_num_results": _number(draft.max_num_results),
+        "max_num_results": number(draft.max_num_results),
         "ranking_options": {
             "ranker": draft.ranker or None,
-            "score_threshold": _number(draft.score_threshold),
+            "score_threshold": number(draft.score_threshold),
             "hybrid_search": given or None,
         },
     }
@@ -231,20 +230,11 @@ def _format(text: str) -> Any:
     return read(text)
 
 
-def _number(text: str) -> Any:
-    """What is no number goes on as it is, for the API to refuse."""
-    text = text.strip()
-    try:
-        return orjson.loads(text) if text else None
-    except orjson.JSONDecodeError:
-        return text
-
-
-def _number_text(number: float | None) -> str:
-    if number is None:
+def _number_text(value: float | None) -> str:
+    if value is None:
         return ""
-    short = f"{number:g}"
-    return short if float(short) == number else repr(number)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _format_text(stored: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from threadmill.errors import InvalidRequest
-from threadmill.schemas.parse import parse
+from threadmill.schemas.parse import parse, refuse_unstorable
 from threadmill.schemas.requests import CreateAssistant
 
 Json = dict[str, Any]
@@ -56,11 +56,13 @@ def example(arguments: str) -> str:
 def read(text: str, what: str = "That") -> Any:
     """JSON as somebody typed it. Raises InvalidRequest."""
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(
             f"{what} is not JSON. Line {error.lineno}, column {error.colno}: {error.msg}."
         ) from None
+    refuse_unstorable(text.encode(), value)  # before it is written: more levels are read than that
+    return value
 
 
 def definition(sent: Any) -> Any:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from threadmill import ids
+from threadmill.dashboard import functions
 from threadmill.dashboard.forms import read_form
 from threadmill.dashboard.frame import show
 from threadmill.dashboard.session import ViewerDep
@@ -100,11 +101,6 @@ async def delete_assistant(request: Request, viewer: ViewerDep, assistant_id: st
 
 
 def _read(text: str) -> bytes:
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(
-            f"That is not JSON. Line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from None
+    functions.read(text)  # tells where it is none
     sent: dict[str, Any] = decode(text.encode())
     return orjson.dumps({name: value for name, value in sent.items() if name not in _OWN_OF_EACH})
