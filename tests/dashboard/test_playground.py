@@ -263,9 +263,10 @@ async def test_hostile_strings_execute_nothing(desk: Desk, look: Open) -> None:
             for n, text in enumerate(HOSTILE)
         ]
         calls.append(ToolCall(name, everything))
-        for text in HOSTILE:
+        for number, text in enumerate(HOSTILE, 1):
             desk.model.say(text[:9], text[9:])
             await _say(page, text)
+            await expect(page.locator("#first .assistant")).to_have_count(number)
             await expect(page.locator("#facts-first a")).to_have_text("completed")
             await expect(page.get_by_role("button", name="Send")).to_be_enabled()
         desk.model.reply(Reply(tool_calls=calls), Reply(text=[everything]))
